@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, Protocol
 
 Nanos = int
 """A point in time or a duration, in nanoseconds. Points come from CLOCK_BOOTTIME unless said otherwise."""
@@ -31,6 +31,14 @@ class BadPacket(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Entropy(Protocol):
+    """Where randomness comes from: the operating system in the product, a seed in the simulator."""
+
+    def token(self, size: int) -> bytes:
+        """`size` random bytes."""
+        ...
 
 
 class Now(NamedTuple):
