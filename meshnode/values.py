@@ -122,12 +122,17 @@ class Transmit(NamedTuple):
 
 
 class Datagram(NamedTuple):
-    """One datagram that arrived. `arrived` is the kernel's time, converted to boot time; `ecn` the outer bits."""
+    """What one socket read gave. `arrived` is the kernel's time, converted to boot time; `ecn` the outer bits.
 
-    data: bytes | memoryview
+    With `segment_size` (UDP_GRO) `data` holds several datagrams of that size back to back, the last may be shorter;
+    0: one datagram. The buffer belongs to the receiver of this value from now on.
+    """
+
+    data: bytes | bytearray | memoryview
     path: Path
     arrived: Nanos
     ecn: int = 0
+    segment_size: int = 0
 
 
 @dataclass(frozen=True, slots=True)

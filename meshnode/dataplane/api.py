@@ -31,27 +31,35 @@ from meshnode.values import (
 
 
 class Batch(NamedTuple):
-    """Sealed datagrams for one path, in order. All have one outer traffic class and one flow label.
+    """Sealed datagrams for one path, in order, back to back in one buffer that now belongs to the taker.
 
-    All but the last have one size, so that UDP_SEGMENT may send them with one call. `dscp_ecn` is the outer
-    TOS/traffic class byte, `label` the 20-bit IPv6 flow label (0: none).
+    Each has `segment_size` bytes, but the last may be shorter: the shape that UDP_SEGMENT sends with one call (at most
+    64 datagrams and 65,000 bytes). `dscp_ecn` is the outer TOS/traffic class byte, `label` the 20-bit IPv6 flow label
+    (0: none).
     """
 
     peer: PeerId
     path: Path
-    datagrams: list[bytes]
+    data: bytes | bytearray | memoryview
+    segment_size: int
     dscp_ecn: int
     label: int
+
+    def datagrams(self) -> list[memoryview]:
+        """The datagrams one by one: for a path or a kernel without UDP_SEGMENT."""
+        view = memoryview(self.data)
+        return [view[at : at + self.segment_size] for at in range(0, len(view), self.segment_size)]
 
 
 class TunPacket(NamedTuple):
     """What one TUN read gave or one TUN write takes: `header` is the virtio-net header (empty without offload).
 
-    `data` is one buffer or a list of buffers for one `writev` (a joined superpacket).
+    `data` is one buffer or a list of buffers for one `writev` (a joined superpacket). The data plane keeps what it is
+    given until it is sealed, so every read needs a buffer of its own; it never writes into it.
     """
 
     header: bytes
-    data: bytes | bytearray | memoryview | list[bytes | memoryview]
+    data: bytes | bytearray | memoryview | list[bytes | bytearray | memoryview]
 
 
 class QueueStatus(NamedTuple):
