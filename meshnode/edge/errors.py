@@ -1,0 +1,28 @@
+"""What goes wrong between this program and the machine, said to a person."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+
+class EdgeError(Exception):
+    """The machine refused something. `str()` is one line: what is wrong and what to do about it."""
+
+
+class StoreBusy(EdgeError):
+    """Another process holds the lock on this network's state: its node runs."""
+
+
+class NotRunning(EdgeError):
+    """No node answers on the control socket."""
+
+
+def reason(error: OSError) -> str:
+    """What the operating system says, without Python's decoration."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
+def is_missing(error: OSError) -> bool:
+    """The file, or a directory on the way to it, does not exist."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR)
