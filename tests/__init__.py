@@ -1,0 +1,1 @@
+"""The tests. Run them from the repository's root: `python -m pytest`."""
