@@ -1,0 +1,121 @@
+"""Control messages (docs/protocol.md, 5): one msgpack array each, checked against the table SCHEMA.
+
+A new kind is a dataclass and a line in SCHEMA, its fields in the order of the dataclass.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from meshnode.values import BadPacket
+from meshnode.wire import schema
+from meshnode.wire.schema import Field, binary, boolean, each, integer, text
+from meshnode.wire.statement import MAX_STATEMENT, MINIMUM_STATEMENT, valid_name
+
+MAX_CONTROL = 1200
+"""The bytes of one control message."""
+
+MAX_DEPTH = 4
+"""Arrays and maps within each other, the message itself included."""
+
+MAX_CODE = 32
+MAX_TEXT = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Redeem:
+    """A joiner's first sealed message: the token's secret (16), its new identity (32) and a signature by it (64).
+
+    `explicit` says that a person chose `name`, so a taken one is an error and gets no number.
+    """
+
+    secret: bytes = field(repr=False)
+    identity: bytes
+    signature: bytes
+    name: str
+    explicit: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledAnswer:
+    """The answer to a joiner: whole statements, the genesis and then the chain of the new grant."""
+
+    statements: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The other answer: `code` for the program, `text` for the person."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """The hash (16) and the number of all statements and records that the sender knows."""
+
+    hash: bytes
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """Whole statements and records, each of at most 512 bytes."""
+
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GoodbyeMessage:
+    """The sender stops: the session ends here and now."""
+
+    reason: str
+
+
+ControlMessage = Redeem | EnrolledAnswer | Refused | Digest | Statements | GoodbyeMessage
+
+_NAME = text(63, valid_name)
+_STATEMENT = binary(MINIMUM_STATEMENT, MAX_STATEMENT)
+_STATEMENTS = each(_STATEMENT, MAX_CONTROL // MINIMUM_STATEMENT)
+
+SCHEMA: dict[int, tuple[type[ControlMessage], tuple[Field[Any], ...]]] = {
+    1: (Redeem, (binary(16), binary(32), binary(64), _NAME, boolean)),
+    2: (EnrolledAnswer, (_STATEMENTS,)),
+    3: (Refused, (text(MAX_CODE), text(MAX_TEXT))),
+    4: (Digest, (binary(16), integer(0, 2**32 - 1))),
+    5: (Statements, (_STATEMENTS,)),
+    6: (GoodbyeMessage, (text(MAX_TEXT),)),
+}
+"""kind -> the message and its fields. Fields after these are a newer node's and ignored."""
+
+_KINDS: dict[type[ControlMessage], int] = {message: kind for kind, (message, _) in SCHEMA.items()}
+
+
+def pack_control(message: ControlMessage) -> bytes:
+    """The body of a control frame. Raises ValueError where the other side would refuse it: too long, a bad name."""
+    values = (getattr(message, each_field.name) for each_field in fields(message))
+    body = schema.pack((_KINDS[type(message)], *values))
+    try:
+        parse_control_untrusted(body)
+    except BadPacket as error:
+        raise ValueError(f"this {type(message).__name__} is against the protocol: {error.reason}") from None
+    return body
+
+
+def parse_control_untrusted(body: bytes | memoryview) -> ControlMessage | None:
+    """One message; None for a kind that this version does not know, which the caller counts."""
+    if len(body) > MAX_CONTROL:
+        raise BadPacket("control length")
+    array = schema.unpack_untrusted(body, MAX_DEPTH)
+    if not array or type(array[0]) is not int:
+        raise BadPacket("malformed fields")
+    known = SCHEMA.get(array[0])
+    if known is None:
+        return None
+    message, checks = known
+    values = array[1 : 1 + len(checks)]
+    if len(values) < len(checks):
+        raise BadPacket("malformed fields")
+    return message(*(check(value) for check, value in zip(checks, values, strict=True)))
