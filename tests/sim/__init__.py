@@ -1,7 +1,7 @@
 """A simulated world: many nodes, their NATs, links, clocks and disks in one process, in virtual time.
 
-There is no event loop, no thread, no socket and no clock here: a heap of events, and nodes that are only ever called.
-So an hour takes as long as its work, and one seed gives one history, byte for byte.
+There is no event loop, no thread, no socket and no clock here: a heap of events, and nodes that are only ever
+called. So an hour takes as long as its work, and one seed gives one history, byte for byte.
 
     world.py      the event heap            network.py   networks, routers, where a host is plugged in
     link.py       one direction of a link   nat.py       NAT as a value (RFC 4787)

@@ -30,10 +30,12 @@ class UdpPacket(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """What one direction does. Fractions are of packets; `rate` is in bits per second, behind a FIFO of `backlog` time.
+    """What one direction does. Fractions are of packets; `rate` is in bits per second, behind a FIFO of
+    `backlog` time.
 
-    `corruption` flips one bit and lets the packet through, as if the UDP checksum had been off. A packet longer than
-    `mtu` vanishes, unless `tells_too_big`: then the sender gets EMSGSIZE (only meant for a host's own interface).
+    `corruption` flips one bit and lets the packet through, as if the UDP checksum had been off. A packet
+    longer than `mtu` vanishes, unless `tells_too_big`: then the sender gets EMSGSIZE (only meant for a host's
+    own interface).
     """
 
     latency: Nanos = 5 * MILLISECOND

@@ -1,8 +1,9 @@
 """Networks, what is plugged into them, and the routers between them.
 
-A network is a place where addresses reach each other: a LAN, a provider's inside, or the internet itself. Each plug has a
-link up (towards the network) and a link down. Routers join an inside network to an outside one: over IPv4 through a chain
-of NATs as long as the networks are nested (a home behind a CGNAT), over IPv6 through a stateful firewall and no NAT.
+A network is a place where addresses reach each other: a LAN, a provider's inside, or the internet itself.
+Each plug has a link up (towards the network) and a link down. Routers join an inside network to an outside
+one: over IPv4 through a chain of NATs as long as the networks are nested (a home behind a CGNAT), over IPv6
+through a stateful firewall and no NAT.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Plug:
         self.down = Pipe(down, world.dice(f"{network.name}/{owner}/down"))
 
     def send(self, packet: UdpPacket) -> bool:
-        """Put a packet on the line. False is EMSGSIZE; everything else that goes wrong goes wrong in silence."""
+        """Put a packet on the line. False is EMSGSIZE; all else that goes wrong goes wrong in silence."""
         if packet.size > self.up.link.mtu and self.up.link.tells_too_big:
             return False
         self._carry(self.up, packet, self.network.forward)
@@ -227,7 +228,7 @@ class Internet(Network):
         down: Link | None = None,
         ipv6: bool = True,
     ) -> tuple[Network, Router]:
-        """A LAN behind a router with a NAT of `kind`; behind `outside` (a CGNAT's inside) or the internet itself."""
+        """A LAN behind a router with a NAT of `kind`; outside is the internet or a CGNAT's inside."""
         number = next(self._lans)
         inside = Network(
             self.world,

@@ -1,6 +1,7 @@
-"""The truth about two hosts: can datagrams go directly between them, when both sides punch as well as one can?
+"""The truth about two hosts: can datagrams go directly between them, when both punch as well as one can?
 
-Tests hold the protocol against this. The question is put to the NATs' behaviours (RFC 4787), never to the protocol.
+Tests hold the protocol against this. The question is put to the NATs' behaviours (RFC 4787), never to the
+protocol.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def direct_path_possible(a: Plug, b: Plug) -> Reach:
     if not (_speaks_ipv4(a) and _speaks_ipv4(b)):
         return Reach.NO
     if common:
-        # Behind one CGNAT: its hairpin decides, or an observer inside of it who tells both their inner addresses.
+        # Behind one CGNAT: its hairpin decides, or an observer inside of it who tells inner addresses.
         return Reach.BY_CHANCE
     return punchable(_side(chain_a), _side(chain_b))
 
@@ -62,7 +63,7 @@ def punchable(a: Side, b: Side) -> Reach:
 
 
 def _arrives(x: Side, y: Side) -> bool:
-    """Whether x's probe passes y's filter, at the mapping that y's observer saw; y probes x at the same time."""
+    """Whether x's probe passes y's filter, at the mapping that y's observer saw; y probes x, too."""
     if y.filtering is Dependence.INDEPENDENT:
         return True
     # y's own probe to x opens this mapping's filter only if y probes from this very mapping.

@@ -1,7 +1,7 @@
-"""`direct_path_possible` is the truth that the protocol is held against, so it is itself checked by experiment.
+"""`direct_path_possible` is the truth that the protocol is held against, so an experiment checks it.
 
-Two programs behind simulated NATs punch as well as one can: each sends to where an observer saw the other and to every
-source from which something arrived. What they reach is what the formula must say.
+Two programs behind simulated NATs punch as well as one can: each sends to where an observer saw the other and
+to every source from which something arrived. What they reach is what the formula must say.
 """
 
 from itertools import product
@@ -78,9 +78,7 @@ def test_the_formula_is_symmetric() -> None:
         assert punchable(a, b) is punchable(b, a)
 
 
-def test_a_symmetric_nat_against_a_port_restricted_one_is_a_matter_of_luck_and_two_symmetric_ones_hopeless() -> (
-    None
-):
+def test_symmetric_against_port_restricted_is_luck_and_two_symmetric_are_hopeless() -> None:
     hard = Side(SYMMETRIC.mapping, SYMMETRIC.filtering)
     cone = Side(PORT_RESTRICTED.mapping, PORT_RESTRICTED.filtering)
     assert punchable(hard, cone) is Reach.BY_CHANCE

@@ -25,7 +25,11 @@ def test_events_of_one_instant_happen_in_the_order_they_were_scheduled() -> None
 def test_an_event_scheduled_for_the_past_happens_now_and_time_never_goes_back() -> None:
     world = World()
     times: list[int] = []
-    world.at(10, lambda: world.at(3, lambda: times.append(world.time)))
+
+    def look_back() -> None:
+        world.at(3, lambda: times.append(world.time))
+
+    world.at(10, look_back)
     world.run_for(20)
     assert times == [10]
 

@@ -1,7 +1,7 @@
 """Virtual time: a heap of events. Nothing in a world waits, sleeps or runs beside anything else.
 
-Events are ordered by (time, sequence): what was scheduled first for one instant happens first, so a world is a
-function of its seed and of the calls made on it.
+Events are ordered by (time, sequence): what was scheduled first for one instant happens first, so a world is
+a function of its seed and of the calls made on it.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class World:
 
 
 class HostClock:
-    """The two clocks of one machine. `boot` goes on during suspend (CLOCK_BOOTTIME); `wall` can be wrong and be set.
+    """The two clocks of one machine. `boot` goes on during suspend (CLOCK_BOOTTIME); `wall` can be wrong and
+    be set.
 
     Machines booted at different times, so their `boot` differ: a clock value that travels shows at once.
     """
