@@ -1,0 +1,1 @@
+"""Cryptography: the only importers of PyNaCl and cryptography. Nothing here invents an algorithm."""
