@@ -50,6 +50,10 @@ class Link:
     backlog: Nanos = 1 * SECOND
 
 
+WIRE_SPEED = Link(latency=0, mtu=65_535)
+"""A line that does nothing at all to packets."""
+
+
 class Pipe:
     """Carries packets over a `Link`. Replace `link` at any time to change the weather."""
 

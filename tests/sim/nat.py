@@ -1,4 +1,4 @@
-"""A NAT as a value: `NatKind` says how it behaves (in the terms of RFC 4787), `Nat` is the table that does so.
+"""A NAT as a value: `NatKind` says how it behaves (in terms of RFC 4787), `Nat` is the table that does so.
 
 A mapping joins one inside endpoint to one outside port. How many mappings an inside endpoint gets is the
 mapping behaviour (section 4.1); who may send to a mapping is the filtering behaviour (section 5).

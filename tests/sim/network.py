@@ -8,18 +8,20 @@ through a stateful firewall and no NAT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import count
 
 from meshnode.values import SECOND, Endpoint, Nanos
-from tests.sim.link import Link, Pipe, UdpPacket
+from tests.sim.link import WIRE_SPEED, Link, Pipe, UdpPacket
 from tests.sim.nat import Nat, NatKind
 from tests.sim.world import World
 
-WIRE = Link(latency=0)
 LAN_LINK = Link(latency=200_000)
 
 Receiver = Callable[[UdpPacket], None]
+OnPath = Callable[[UdpPacket], Iterable[UdpPacket]]
+"""Somebody who holds the line: sees every packet and says what goes on instead of it."""
 
 
 def family(host: str) -> int:
@@ -36,6 +38,7 @@ class Plug:
         self.owner = owner
         self.connected = True
         self.receive = receive
+        self.on_path: OnPath | None = None
         self.addresses: list[str] = []
         self.up = Pipe(up, world.dice(f"{network.name}/{owner}/up"))
         self.down = Pipe(down, world.dice(f"{network.name}/{owner}/down"))
@@ -52,6 +55,10 @@ class Plug:
         self._carry(self.down, packet, self.receive)
 
     def _carry(self, pipe: Pipe, packet: UdpPacket, then: Receiver) -> None:
+        for each in (packet,) if self.on_path is None else self.on_path(packet):
+            self._carry_one(pipe, each, then)
+
+    def _carry_one(self, pipe: Pipe, packet: UdpPacket, then: Receiver) -> None:
         world = self.network.world
         arrivals = pipe.carry(packet, world.time) if self.connected else []
         if not arrivals:
@@ -60,7 +67,7 @@ class Plug:
             if time <= world.time:
                 then(copy)
             else:
-                world.at(time, lambda copy=copy: then(copy))  # type: ignore[misc]
+                world.at(time, partial(then, copy))
 
 
 class Network:
@@ -138,8 +145,8 @@ class Router:
         inside: Network,
         outside: Network,
         kind: NatKind,
-        up: Link = WIRE,
-        down: Link = WIRE,
+        up: Link = WIRE_SPEED,
+        down: Link = WIRE_SPEED,
         firewall_expiry: Nanos = 120 * SECOND,
     ) -> None:
         self.name = name

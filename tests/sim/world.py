@@ -23,7 +23,7 @@ class Event:
 
     __slots__ = ("action", "cancelled", "sequence", "time")
 
-    def __init__(self, time: Nanos, sequence: int, action: Callable[[], None]) -> None:
+    def __init__(self, time: Nanos, sequence: int, action: Callable[[], object]) -> None:
         self.time = time
         self.sequence = sequence
         self.action = action
@@ -64,14 +64,14 @@ class World:
         """Put a line into the trace, dated now."""
         self.trace.add(self.time, actor, kind, text, to=to, data=data)
 
-    def at(self, time: Nanos, action: Callable[[], None]) -> Event:
+    def at(self, time: Nanos, action: Callable[[], object]) -> Event:
         """Let `action` happen at `time` (at once if that has passed, but after what is due now)."""
         self._sequence += 1
         event = Event(max(time, self.time), self._sequence, action)
         heapq.heappush(self._heap, (event.time, event.sequence, event))
         return event
 
-    def after(self, delay: Nanos, action: Callable[[], None]) -> Event:
+    def after(self, delay: Nanos, action: Callable[[], object]) -> Event:
         """Let `action` happen `delay` from now."""
         return self.at(self.time + delay, action)
 
