@@ -11,17 +11,22 @@ import ipaddress
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from meshnode.values import Suite
+from meshnode.wire.statement import valid_name
 
 DEFAULT_PORT = 4655
 INTERFACE_NAME_LIMIT = 15  # IFNAMSIZ without its NUL
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 T = TypeVar("T")
+
+_HOST_PORT = re.compile(
+    r"(?:\[(?P<v6>[^\[\]]+)\]|(?P<name>[A-Za-z0-9._-]{1,253})):(?P<port>[0-9]{1,5})", re.ASCII
+)
 
 
 class SettingsError(Exception):
@@ -54,6 +59,14 @@ def text(value: object) -> str:
     return value
 
 
+def node_name(value: object) -> str:
+    """Empty, or what `wire.statement` takes for a name."""
+    name = text(value)
+    if name and not valid_name(name):
+        raise ValueError("must have 1 to 63 characters of a-z A-Z 0-9 . _ -, a letter or digit first")
+    return name
+
+
 def port_number(value: object) -> int:
     return _integer(value, 1, 65535)
 
@@ -71,21 +84,13 @@ def interface_name(value: object) -> str:
 
 
 def host_port(value: object) -> HostPort:
-    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address; the port is 4655 unless given."""
-    written = text(value)
-    match = re.fullmatch(r"\[([^\[\]]+)\](?::(\d+))?|([^:\[\]]+)(?::(\d+))?", written)
-    if match:
-        host = match[1] or match[3]
-        port = match[2] or match[4] or str(DEFAULT_PORT)
-    elif _is_ipv6(written):
-        host, port = written, str(DEFAULT_PORT)
-    else:
+    """`host:port` or `[v6]:port`."""
+    match = _HOST_PORT.fullmatch(text(value))
+    if not match or (match["v6"] and not _is_ipv6(match["v6"])):
         raise ValueError('must be "host:port", as in "vpn.example.org:4655" or "[2001:db8::1]:4655"')
-    if re.search(r"[^\x21-\x7e]|/", host) or len(host) > 253:
-        raise ValueError("the host may only have printable characters, and no blank or /")
-    if len(port) > 5 or not 1 <= int(port) <= 65535:
+    if not 1 <= int(match["port"]) <= 65535:
         raise ValueError("the port must be from 1 to 65535")
-    return HostPort(host, int(port))
+    return HostPort(match["v6"] or match["name"], int(match["port"]))
 
 
 def host_ports(value: object) -> tuple[HostPort, ...]:
@@ -164,7 +169,7 @@ def _key(name: str, parse: Callable[[object], T], default: T, doc: str) -> T:
 class Settings:
     """All settings with their defaults. Options and environment of `join` win over the file."""
 
-    name: str = _key("name", text, "", "name to ask for when joining; empty: the host name")
+    name: str = _key("name", node_name, "", "name to ask for when joining; empty: the host name")
     port: int = _key("port", port_number, DEFAULT_PORT, "UDP port for all peers, IPv4 and IPv6")
     interface: str = _key("interface", interface_name, "", "name of the interface; empty: mesh-NET")
     mtu: int = _key("mtu", tun_mtu, 1380, "MTU of the interface, bytes")
@@ -188,22 +193,24 @@ KEYS: dict[str, tuple[str, Key]] = {
 }
 """Name in the file -> name of the field, and the key."""
 
+DEFAULTS = Settings()
+
 
 # --- Reading ------------------------------------------------------------------------------------------------
 
 
-def load_settings(path: Path) -> Settings:
-    """Read one file. Raises SettingsError, also when it cannot be read."""
+def load_settings(path: Path, base: Settings = DEFAULTS) -> Settings:
+    """Read one file; `base` has what it does not set. Raises SettingsError, also when it cannot be read."""
     try:
         written = path.read_text(encoding="utf-8")
     except OSError as error:
         raise SettingsError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8 text") from error
-    return parse_settings(written, str(path))
+    return parse_settings(written, str(path), base)
 
 
-def parse_settings(written: str, source: str) -> Settings:
+def parse_settings(written: str, source: str, base: Settings = DEFAULTS) -> Settings:
     """TOML text to settings; `source` names it in errors. Keys may be spelt with - or _."""
     try:
         document = tomllib.loads(written)
@@ -221,7 +228,7 @@ def parse_settings(written: str, source: str) -> Settings:
             values[attribute] = key.parse(value)
         except ValueError as error:
             raise SettingsError(f"{where}: {name}: {error}") from error
-    return Settings(**values)  # type: ignore[arg-type]  # each value came from its own field's parser
+    return replace(base, **values)  # type: ignore[arg-type]  # each value came from its own field's parser
 
 
 def _flatten(table: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:

@@ -31,11 +31,11 @@ def test_every_key_is_read() -> None:
         port = 5000
         interface = "mesh0"
         mtu = 1280
-        advertise = ["vpn.example.org", "[2001:db8::1]:7000"]
+        advertise = ["vpn.example.org:4655", "[2001:db8::1]:7000"]
         suites = ["aes-256-gcm", "chacha20-poly1305"]
         log-level = "debug"
         [peers]
-        beta = ["198.51.100.7:4656", "2001:db8::2"]
+        beta = ["198.51.100.7:4656", "[fe80::2%eth0]:4655"]
     """
     read = parse_settings(written, "home.toml")
     assert read == Settings(
@@ -46,7 +46,7 @@ def test_every_key_is_read() -> None:
         advertise=(HostPort("vpn.example.org", 4655), HostPort("2001:db8::1", 7000)),
         suites=(Suite.AES_256_GCM, Suite.CHACHA20_POLY1305),
         log_level="debug",
-        peers=(KnownPeer("beta", (HostPort("198.51.100.7", 4656), HostPort("2001:db8::2", 4655))),),
+        peers=(KnownPeer("beta", (HostPort("198.51.100.7", 4656), HostPort("fe80::2%eth0", 4655))),),
     )
     # The test above names every key, so that none can be added without a word here.
     assert tomllib.loads(written).keys() == KEYS.keys()
@@ -54,6 +54,11 @@ def test_every_key_is_read() -> None:
 
 def test_an_empty_file_means_the_defaults() -> None:
     assert parse_settings("", "home.toml") == Settings()
+
+
+def test_a_file_adds_to_a_base() -> None:
+    base = parse_settings("port = 5000\nmtu = 1400", "base")
+    assert parse_settings("mtu = 1300", "home.toml", base) == Settings(port=5000, mtu=1300)
 
 
 def test_keys_may_be_spelt_with_underscores() -> None:
@@ -74,13 +79,16 @@ def test_keys_may_be_spelt_with_underscores() -> None:
         ("port = '4655'", "f:1: port: must be a number"),
         ("mtu = 1279", "f:1: mtu: must be a number from 1280 to 9000"),
         ("name = 3", "f:1: name: must be a text in quotes"),
+        ("name = '-a'", "f:1: name: must have 1 to 63 characters of a-z A-Z 0-9 . _ -"),
         ("interface = 'sixteen-letters-'", "f:1: interface: must be a name of at most 15 bytes"),
         ("interface = 'a b'", "f:1: interface: must be a name"),
         ("interface = '..'", "f:1: interface: must be a name"),
         ("advertise = 'host:1'", "f:1: advertise: must be a list"),
         ("advertise = ['host:70000']", "f:1: advertise: the port must be from 1 to 65535"),
+        ("advertise = ['2001:db8::1']", 'f:1: advertise: must be "host:port"'),
         ("advertise = ['']", 'f:1: advertise: must be "host:port"'),
-        ("advertise = ['a b:1']", "f:1: advertise: the host may only have"),
+        ("advertise = ['a b:1']", 'f:1: advertise: must be "host:port"'),
+        ("advertise = ['[vpn.example.org]:1']", 'f:1: advertise: must be "host:port"'),
         ("suites = ['none']", "f:1: suites: must be one of chacha20-poly1305, aes-256-gcm"),
         ("suites = ['aes-256-gcm']", "f:1: suites: must include chacha20-poly1305"),
         ("suites = ['chacha20-poly1305', 'chacha20-poly1305']", "f:1: suites: names a suite twice"),
