@@ -6,8 +6,9 @@
       -> e, es, s, ss
       <- e, ee, se, psk
 
-The tokens stand as comments beside the lines that carry them out. A read works on a copy of the state and replaces it
-only when every tag was right: a forged message costs time, but spoils no handshake that is under way.
+The tokens stand as comments beside the lines that carry them out. A read works on a copy of the state and
+replaces it only when every tag was right: a forged message costs time, but spoils no handshake that is under
+way.
 """
 
 from __future__ import annotations
@@ -79,8 +80,8 @@ class SymmetricState:
 class Initiator:
     """One handshake from its first message on. Keys are 32 bytes.
 
-    `write_initiation` once, then `read_response_untrusted` until it succeeds, then `split`. `static_public` only saves a
-    scalar multiplication.
+    `write_initiation` once, then `read_response_untrusted` until it succeeds, then `split`. `static_public`
+    only saves a scalar multiplication.
     """
 
     __slots__ = (

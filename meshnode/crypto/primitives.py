@@ -1,7 +1,8 @@
 """The primitives of the handshake behind one small interface, and BLAKE2s, HMAC and HKDF.
 
-`Ciphers` exists so that the simulator can run ten thousand handshakes in a second with a cheap stand-in of its own;
-the product only ever uses `SODIUM`. Sizes in bytes: keys, X25519 results and seeds 32, signatures 64, tags 16.
+`Ciphers` exists so that the simulator can run ten thousand handshakes in a second with a cheap stand-in of
+its own; the product only ever uses `SODIUM`. Sizes in bytes: keys, X25519 results and seeds 32, signatures
+64, tags 16.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ class CryptoFailure(BadPacket):
 class Ciphers(Protocol):
     """X25519, ChaCha20-Poly1305, XChaCha20-Poly1305 and Ed25519.
 
-    Whatever a peer sent may be handed to `dh`, `open_untrusted`, `xopen_untrusted` and `verify`; all but `verify`,
-    which answers, raise CryptoFailure (a BadPacket).
+    Whatever a peer sent may be handed to `dh`, `open_untrusted`, `xopen_untrusted` and `verify`; all but
+    `verify`, which answers, raise CryptoFailure (a BadPacket).
     """
 
     def public_key(self, secret: bytes) -> bytes:
@@ -67,8 +68,7 @@ class Ciphers(Protocol):
         ...
 
 
-# Everything that libsodium's bindings raise for bad input. `exceptions` has classes that merely share the names of
-# the built-in ones, and a few checks raise the built-in ones.
+# Everything that the bindings raise for bad input: classes of their own, and here and there a built-in one.
 _SODIUM_ERRORS = (exceptions.CryptoError, ValueError, TypeError, RuntimeError)
 
 

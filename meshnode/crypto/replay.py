@@ -9,7 +9,7 @@ _MASK = WINDOW - 1
 
 
 class ReplayWindow:
-    """Which counters have been seen. One byte for each: in Python that is faster than bits, and 8 KiB are little.
+    """Which counters have been seen, one byte for each: in Python that is faster than bits.
 
     The counter's own limit, the suite's `reject_after`, is for the caller to hold.
     """
@@ -38,7 +38,7 @@ class ReplayWindow:
         return True
 
     def _forget(self, count: int) -> None:
-        """The `count` counters after the highest have not been seen; their places still tell of older ones."""
+        """The `count` counters after the highest are new; their places still tell of older ones."""
         if count >= WINDOW:
             self._seen = bytearray(WINDOW)
             return

@@ -1,7 +1,7 @@
-"""The table of data AEADs (docs/protocol.md, Suites). A new suite is a number in values.Suite and an entry in SUITES.
+"""The table of data AEADs (docs/protocol.md, Suites). A new one is a number in values.Suite and an entry here.
 
-Sealing and opening are the bound methods of the cipher object, because a Python function around them would cost a
-quarter of the call. What they do on bad input is written at `Aead`.
+Sealing and opening are the bound methods of the cipher object, because a Python function around them would
+cost a good part of the call. What they do on bad input is written at `Aead`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SUITES: Mapping[Suite, SuiteSpec] = {
     for spec in (
         # The limits of WireGuard's whitepaper, section 6.
         SuiteSpec(Suite.CHACHA20_POLY1305, "chacha20-poly1305", 2**60, 2**64 - 2**13 - 1, ChaCha20Poly1305),
-        # RFC 9001, appendix B.1: 2^23 packets keep an attacker's advantage on confidentiality below 2^-57.
+        # RFC 9001, appendix B.1.1: with packets of up to 2^16 bytes, an advantage of 2^-60 at most.
         SuiteSpec(Suite.AES_256_GCM, "aes-256-gcm", 2**23, 2**24, AESGCM),
     )
 }
@@ -53,9 +53,10 @@ SUITES: Mapping[Suite, SuiteSpec] = {
 class Aead(NamedTuple):
     """The two calls of one key: `(nonce 12, data, associated data, buffer) -> bytes written`.
 
-    `seal_into` needs a buffer of exactly len(data) + 16, `open_into` one of exactly len(data) - 16; another size is a
-    ValueError, a bug of the caller. `open_into` raises InvalidTag, exported here, for a wrong tag and for data shorter
-    than a tag; the buffer then holds garbage that nobody may look at. Views and bytearrays will do everywhere.
+    `seal_into` needs a buffer of exactly len(data) + 16, `open_into` one of exactly len(data) - 16; another
+    size is a ValueError, a bug of the caller. `open_into` raises InvalidTag, exported here, for a wrong tag
+    and for data shorter than a tag; the buffer then holds garbage that nobody may look at. Views and
+    bytearrays will do everywhere.
     """
 
     seal_into: Into
@@ -93,7 +94,7 @@ def open_untrusted(cipher: Aead, counter: int, associated: Buffer, sealed: Buffe
 
 
 def data_key(key: bytes, suite: Suite, handshake_hash: bytes) -> bytes:
-    """The data key of one direction, from one of the two Noise keys: bound to the suite and to the whole handshake."""
+    """The data key of one direction, from a Noise key: bound to the suite and the whole handshake."""
     return keyed_hash(key, b"meshnode data" + bytes([suite]) + handshake_hash, KEY_SIZE)
 
 
@@ -122,7 +123,8 @@ def measure(suite: Suite, clock: Callable[[], Nanos], seconds: float) -> float:
 def preference(measured: Mapping[Suite, float]) -> tuple[Suite, ...]:
     """The suites to offer, fastest first.
 
-    AES is left out unless it is the faster one: without AES hardware it is slow, and its table lookups leak time.
+    AES is left out unless it is the faster one: without AES hardware it is slow, and its table lookups leak
+    time.
     """
     chacha = Suite.CHACHA20_POLY1305
     speed = {chacha: 0.0, **measured}

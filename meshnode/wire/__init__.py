@@ -1,1 +1,1 @@
-"""Bytes and values: every layout of docs/protocol.md, stateless. Parsers end in `_untrusted` and raise BadPacket only."""
+"""Bytes to values and back: every layout of docs/protocol.md. Stateless; parsers raise BadPacket only."""

@@ -26,7 +26,7 @@ def network_id(root: bytes) -> bytes:
 
 
 def interface_id(peer: PeerId) -> bytes:
-    """8 bytes: the lower half of every IPv6 address of a node. The universal/local bit says local (RFC 4291, 2.5.1)."""
+    """8 bytes, the lower half of a node's IPv6 addresses; the u bit says local (RFC 4291, 2.5.1)."""
     return bytes([peer[0] & ~0x02]) + peer[1:8]
 
 
@@ -43,14 +43,14 @@ def unique_local(network_id: bytes, peer: PeerId) -> bytes:
 def pack_endpoint_address(host: str) -> bytes:
     """The 4 or 16 bytes of a numeric address; a scope (`%2`) means nothing to others and is left out.
 
-    Raises ValueError if `host` is not numeric.
+    An IPv4-mapped address is the IPv4 address. Raises ValueError if `host` is not numeric.
     """
-    return ipaddress.ip_address(host.partition("%")[0]).packed
+    return _unmapped(ipaddress.ip_address(host.partition("%")[0])).packed
 
 
 def address_text(packed: bytes) -> str:
-    """The text of 4 or 16 packed bytes. Raises ValueError for any other length."""
-    return str(ipaddress.ip_address(packed))
+    """The text of 4 or 16 packed bytes, IPv4 for an IPv4-mapped address. ValueError for another length."""
+    return str(_unmapped(ipaddress.ip_address(packed)))
 
 
 def prefix_text(prefix: tuple[bytes, int]) -> str:
@@ -77,6 +77,8 @@ def read_endpoint(cursor: Cursor, relay: bool = False) -> Endpoint | None:
         return None
     if family not in _FAMILY_SIZES:
         raise BadPacket("address family")
+    if port == 0:
+        raise BadPacket("port")
     return Endpoint(address_text(cursor.take(_FAMILY_SIZES[family])), port)
 
 
@@ -91,3 +93,10 @@ def encode_path(path: Path) -> bytes:
             raise ValueError("a relay path has no relay")
         return kind + path.via
     return kind + pack_endpoint_address(path.remote.host) + path.remote.port.to_bytes(2, "big")
+
+
+def _unmapped(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address,
+) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """One address, one text: else `::ffff:10.0.0.1` would be another endpoint than `10.0.0.1`."""
+    return getattr(address, "ipv4_mapped", None) or address

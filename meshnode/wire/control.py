@@ -25,7 +25,7 @@ MAX_TEXT = 200
 
 @dataclass(frozen=True, slots=True)
 class Redeem:
-    """A joiner's first sealed message: the token's secret (16), its new identity (32) and a signature by it (64).
+    """A joiner's first sealed message: the token's secret (16), its identity (32), a signature by it (64).
 
     `explicit` says that a person chose `name`, so a taken one is an error and gets no number.
     """
@@ -94,7 +94,7 @@ _KINDS: dict[type[ControlMessage], int] = {message: kind for kind, (message, _) 
 
 
 def pack_control(message: ControlMessage) -> bytes:
-    """The body of a control frame. Raises ValueError where the other side would refuse it: too long, a bad name."""
+    """The body of a control frame. Raises ValueError where the other side would refuse it."""
     values = (getattr(message, each_field.name) for each_field in fields(message))
     body = schema.pack((_KINDS[type(message)], *values))
     try:

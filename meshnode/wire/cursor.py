@@ -6,7 +6,7 @@ from meshnode.values import BadPacket
 
 
 class Cursor:
-    """Reads big-endian fields from the front of `data`. Raises BadPacket("truncated") where bytes are missing."""
+    """Reads big-endian fields from the front of `data`; BadPacket("truncated") where bytes are missing."""
 
     __slots__ = ("_data", "_position")
 

@@ -1,4 +1,4 @@
-"""The frames inside a sealed datagram (docs/protocol.md, 4). Each class packs and parses the body of one frame."""
+"""The frames inside a sealed datagram (docs/protocol.md, 4). A class stands for the body of one frame."""
 
 from __future__ import annotations
 
@@ -43,8 +43,6 @@ PROBE_TOKEN_SIZE = 8
 MINIMUM_PROBE = 48
 """A probe's body is at least so long that the body of its echo (at most 31 bytes) never exceeds it."""
 
-MAX_BODY = 0xFFFF
-
 _TRANSMIT_TIME = struct.Struct(">I")
 _FIRST_FRAME = struct.Struct(">IBBH")
 _PROBE = struct.Struct(">8sB")
@@ -62,15 +60,15 @@ def pack_transmit_time(microseconds: int) -> bytes:
 
 
 def pack_frame(type: int, body: bytes | bytearray | memoryview, flags: int = 0) -> bytes:
-    """One frame with its header. A body has at most 65,535 bytes (struct.error otherwise: a bug of the caller)."""
+    """One frame with its header. A body above 65,535 bytes is a struct.error: a bug of the caller."""
     return b"".join((FRAME_HEADER.pack(type, flags, len(body)), body))
 
 
 def split_frames_untrusted(plaintext: bytes | memoryview) -> tuple[int, list[RawFrame]]:
     """The transmit time (µs, wraps) and the frames of an opened datagram, unknown types included.
 
-    Bodies are slices: of a memoryview they are views too, and live as long as its buffer does. An empty list is a
-    keepalive.
+    Bodies are slices: of a memoryview they are views too, and live as long as its buffer does. An empty list
+    is a keepalive.
     """
     size = len(plaintext)
     if size >= 8:
@@ -98,7 +96,7 @@ def split_frames_untrusted(plaintext: bytes | memoryview) -> tuple[int, list[Raw
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Asks for an echo on the same path. `size` is the body's length in all; what is not token or mode is filler."""
+    """Asks for an echo on the same path. `size` is the body's length in all, filler included."""
 
     token: bytes
     mode: ProbeMode
@@ -110,7 +108,7 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Echo:
-    """The answer to a probe: the outer ECN bits, the datagram's size and the source that the probe was seen with.
+    """The answer to a probe: the outer ECN bits, the datagram's size and the source that it was seen with.
 
     `seen` is None where the probe came through a relay.
     """
@@ -128,10 +126,10 @@ class Echo:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the receiving side saw of one path, for the sender's governor. Times and delays are microseconds.
+    """What the receiving side saw of one path, for the sender's governor. Times and delays are in µs.
 
-    Counts are totals of the session. `delay_p10` and `delay_p50` are one-way delays since the last report, relative
-    to an unknown clock offset, so they may be negative. `path` is the receiver's number for the path.
+    Counts are totals of the session. The delays are one-way, of what came since the last report, and relative
+    to an unknown clock offset: they may be negative. `path` is the receiver's number for the path.
     """
 
     path: int
@@ -175,7 +173,7 @@ class Relay:
 
 @dataclass(frozen=True, slots=True)
 class Fragment:
-    """A piece of one IP packet of `total` bytes, from `offset` on. Its flag FLAG_PARTIAL speaks for the packet."""
+    """A piece of one IP packet of `total` bytes, from `offset` on. FLAG_PARTIAL speaks for the packet."""
 
     id: int
     offset: int
@@ -189,7 +187,7 @@ class Fragment:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One piece of a superpacket: `rest` is the header template and the payload bytes from `index * size` on."""
+    """A piece of a superpacket: `rest` is the header template and the payload from `index * size` on."""
 
     index: int
     size: int

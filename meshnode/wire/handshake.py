@@ -1,7 +1,7 @@
 """The three handshake datagrams and the payloads inside them (docs/protocol.md, 3).
 
-The outside is fixed-layout, because strangers write it. The sealed payloads end in fields of type, length and value,
-so that a newer node can say more.
+The outside is fixed-layout, because strangers write it. The sealed payloads end in fields of type, length and
+value, so that a newer node can say more.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def prologue(network_id: bytes) -> bytes:
     return b"meshnode" + bytes([VERSION]) + network_id
 
 
-# --- Datagrams -------------------------------------------------------------------------------------------------------
+# --- Datagrams ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,19 +120,19 @@ def split_macs(data: bytes | memoryview) -> tuple[bytes, bytes, bytes]:
 
 def _expect(data: bytes | memoryview, wanted: MessageType) -> None:
     if message_type_untrusted(data) is not wanted:
-        raise BadPacket("type")
+        raise BadPacket("datagram type")
 
 
-# --- Payloads --------------------------------------------------------------------------------------------------------
+# --- Payloads -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class InitiationPayload:
     """What the initiator says under the seal of message 1.
 
-    `timestamp` is in nanoseconds since 1970. `suites` are the known ones of the offer, most wanted first (it may be
-    empty: then there is nothing in common). `grants` are whole statements of at most 512 bytes, not parsed here.
-    `invitation` is the 16-byte id of the invitation that a joiner redeems.
+    `timestamp` is in nanoseconds since 1970. `suites` are the known ones of the offer, most wanted first (it
+    may be empty: then there is nothing in common). `grants` are whole statements of at most 512 bytes, not
+    parsed here. `invitation` is the 16-byte id of the invitation that a joiner redeems.
     """
 
     timestamp: int

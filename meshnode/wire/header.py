@@ -1,7 +1,7 @@
 """The first bytes of every datagram (docs/protocol.md, 3 and 4): what it is, and the header of sealed data.
 
-Nothing here is authenticated. The order on receipt is length, type, index, replay pre-check, tag; only then may
-anything move.
+Nothing here is authenticated. The order on receipt is length, type, index, replay pre-check, tag; only then
+may anything move.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ _SIZES = {
 
 
 class DataHeader(NamedTuple):
-    """The header of a data datagram, all of it associated data of the seal. Unknown flags are kept as they came."""
+    """The header of a data datagram, all of it associated data. Unknown flags are kept as they came."""
 
     flags: int
     tag: int
@@ -68,33 +68,33 @@ class DataHeader(NamedTuple):
 def parse_data_header_untrusted(data: bytes | memoryview) -> DataHeader:
     """The header of a data datagram that is long enough to hold a transmit time and a tag."""
     if len(data) < MINIMUM_DATA:
-        raise BadPacket("length")
+        raise BadPacket("datagram length")
     kind, flags, tag, receiver_index, counter = DATA_HEADER.unpack_from(data)
     if kind != _DATA:
-        raise BadPacket("type")
+        raise BadPacket("datagram type")
     return DataHeader(flags, tag, receiver_index, counter)
 
 
 def pack_data_header(flags: int, tag: int, receiver_index: int, counter: int) -> bytes:
-    """The 16 bytes in front of the sealed part. Raises struct.error on a value out of range: a bug of the caller."""
+    """The 16 bytes before the sealed part. A value out of range is a struct.error: a bug of the caller."""
     return DATA_HEADER.pack(_DATA, flags, tag, receiver_index, counter)
 
 
 def message_type_untrusted(data: bytes | memoryview) -> MessageType:
-    """What this datagram claims to be. Its length, and for a handshake message version and zeroes, are sane."""
+    """What this datagram claims to be; its length is sane, and so are a handshake's version and zeroes."""
     if len(data) < _HANDSHAKE_PREFIX.size:
-        raise BadPacket("length")
+        raise BadPacket("datagram length")
     kind, version, reserved = _HANDSHAKE_PREFIX.unpack_from(data)
     try:
         message_type = MessageType(kind)
     except ValueError:
-        raise BadPacket("type") from None
+        raise BadPacket("datagram type") from None
     low, high = _SIZES[message_type]
     if not low <= len(data) <= high:
-        raise BadPacket("length")
+        raise BadPacket("datagram length")
     if message_type is not MessageType.DATA:
         if version != VERSION:
-            raise BadPacket("version")
+            raise BadPacket("protocol version")
         if reserved != 0:
             raise BadPacket("reserved bytes")
     return message_type

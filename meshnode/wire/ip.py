@@ -64,10 +64,10 @@ def dscp(packet: Packet) -> int:
     return (packet[0] & 0x0F) << 2 | packet[1] >> 6
 
 
-# --- ECN -------------------------------------------------------------------------------------------------------------
+# --- ECN ----------------------------------------------------------------------------------------------------
 
-# RFC 6040, figure 4: the inner packet's bits and the outer ones when a tunnel ends. None: drop the packet, for a
-# queue signalled congestion to a flow that cannot hear it.
+# RFC 6040, figure 4: the inner packet's bits and the outer ones when a tunnel ends. None: drop the packet,
+# for a queue signalled congestion to a flow that cannot hear it.
 _DECAPSULATE: dict[int, tuple[int | None, ...]] = {
     # outer:       Not-ECT       ECT(1)       ECT(0)       CE        (in the order of the bits: 00 01 10 11)
     Ecn.NOT_ECT: (Ecn.NOT_ECT, Ecn.NOT_ECT, Ecn.NOT_ECT, None),
@@ -105,7 +105,7 @@ def apply_ecn(packet: bytearray | memoryview, ecn: int) -> None:
     packet[11] = total & 0xFF
 
 
-# --- Checksums -------------------------------------------------------------------------------------------------------
+# --- Checksums ----------------------------------------------------------------------------------------------
 
 
 def ones_sum(data: Packet, initial: int = 0) -> int:
@@ -114,8 +114,8 @@ def ones_sum(data: Packet, initial: int = 0) -> int:
     if len(data) % 2:
         total <<= 8
     total += initial
-    # 2^16 is 1 modulo 0xFFFF, so the remainder of the whole number is the sum of its words with end-around carry.
-    # What it cannot tell apart is zero and 0xFFFF: the sum of words is only 0 where all of them are.
+    # 2^16 is 1 modulo 0xFFFF, so the remainder of the whole number is the sum of its words with end-around
+    # carry. What it cannot tell apart is zero and 0xFFFF: the sum of words is only 0 where all of them are.
     return total % 0xFFFF or (0xFFFF if total else 0)
 
 
@@ -125,7 +125,7 @@ def checksum(data: Packet, initial: int = 0) -> int:
 
 
 def pseudo_header_sum(source: bytes, destination: bytes, protocol: int, length: int) -> int:
-    """The folded sum of the pseudo-header (RFC 793, RFC 8200 section 8.1); `length` is that of header and payload."""
+    """The folded sum of the pseudo-header (RFC 793, RFC 8200 8.1); `length` counts header and payload."""
     return ones_sum(source + destination, protocol + (length >> 16) + (length & 0xFFFF))
 
 

@@ -1,7 +1,8 @@
-"""msgpack, strictly: the checks from which control messages and the stored state build their declarative schemas.
+"""msgpack, strictly: the checks that the schemas of control messages and of the stored state are made of.
 
-A field is a function from an unpacked value to a checked one; it raises BadPacket("malformed fields"). Sizes are
-bytes for binary, characters for text. What a field returns is immutable: bytes, str, int, bool, None or a tuple.
+A field is a function from an unpacked value to a checked one; it raises BadPacket("malformed fields"). Sizes
+are bytes for binary, characters for text. What a field returns is immutable: bytes, str, int, bool, None or a
+tuple.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ _SCALARS = (int, str, bytes, bool, type(None))
 
 
 def unpack_untrusted(data: bytes | memoryview, depth: int) -> list[Any]:
-    """The one array in `data`, nested at most `depth` deep, of nil, bool, int, str, bin, arrays and maps only.
+    """The one array in `data`, at most `depth` deep, of nil, bool, int, str, bin, arrays and maps.
 
     Extension types, floats (NaN with them), repeated keys and bytes after the array are refused.
     """
@@ -70,7 +71,7 @@ def integer(low: int = 0, high: int = _MAXIMUM) -> Field[int]:
 
 
 def text(high: int, accept: Callable[[str], bool] = str.isprintable) -> Field[str]:
-    """At most `high` characters that `accept` likes; by default none that would confuse a terminal or a log."""
+    """At most `high` characters that `accept` likes; by default none that confuses a terminal."""
 
     def check(value: object) -> str:
         if type(value) is not str or len(value) > high or not accept(value):

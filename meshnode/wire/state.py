@@ -1,4 +1,4 @@
-"""What a node keeps on disk, as bytes. A torn or altered file is noticed: the last 16 bytes are a hash of the rest."""
+"""What a node keeps on disk. A torn file is noticed: the last 16 bytes are a hash of the rest."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ MAX_STATE = 64 * 2**20
 
 _MAX_ENTRIES = 2**18
 _CHECK_SIZE = 16
-_DEPTH = 6
+_DEPTH = 5
 
 
 @dataclass(frozen=True, slots=True)
 class StoredInvitation:
-    """One invitation as its inviter keeps it: id (16), psk (32) and redeem (32) are hashes of the token's secret.
+    """One invitation as its inviter keeps it.
 
-    `name` is what the joiner shall be called, if the inviter said so; `uses` how many keys may redeem it; `expires` (s
-    since 1970); `roles`, `prefixes` and `valid_seconds` (0: for ever) go into the grants; `redeemed` are the identity
-    and static keys that have redeemed it.
+    `id` (16), `psk` (32) and `redeem` (32) are hashes of the token's secret. `name` is what the joiner shall be called, if the inviter said so; `uses` how many keys may redeem it;
+    `expires` (s since 1970); `roles`, `prefixes` and `valid_seconds` (0: for ever) go into the grants;
+    `redeemed` are the identity and static keys that have redeemed it.
     """
 
     id: bytes
@@ -46,9 +46,9 @@ class StoredInvitation:
 class StoredState:
     """All that survives a restart, except the keys, which have files of their own.
 
-    `genesis`, `statements` and `records` are raw; `endpoints` where peers were last reached; `timestamps` the greatest
-    initiation timestamp (ns) for each static key or invitation id; `own_timestamp` the least that this node may still
-    use; `serial` the highest grant serial that it gave out.
+    `genesis`, `statements` and `records` are raw; `endpoints` where peers were last reached; `timestamps` the
+    greatest initiation timestamp (ns) for each static key or invitation id; `own_timestamp` the least that
+    this node may still use; `serial` the highest grant serial that it gave out.
     """
 
     genesis: bytes
@@ -73,7 +73,7 @@ def pack_state(state: StoredState) -> bytes:
 
 
 def parse_state_untrusted(data: bytes) -> StoredState:
-    """What `pack_state` wrote. Reasons: "state damaged", "state too new", "malformed fields", "malformed msgpack"."""
+    """What `pack_state` wrote. The reason is "state damaged", "state too new", or the schema's."""
     body, check = data[:-_CHECK_SIZE], data[-_CHECK_SIZE:]
     if len(data) > MAX_STATE or check != _check(body):
         raise BadPacket("state damaged")

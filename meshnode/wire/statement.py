@@ -1,7 +1,7 @@
 """Statements and records (docs/protocol.md, 2): what is signed, and spreads until everybody knows it.
 
-A signature covers the bytes as they came, so a parsed statement keeps them: `raw` is what is stored, hashed and passed
-on. Nothing here verifies a signature; `parse_statement_untrusted` only says what somebody claims.
+A signature covers the bytes as they came, so a parsed statement keeps them: `raw` is what is stored, hashed
+and passed on. Nothing here verifies a signature; `parse_statement_untrusted` only says what somebody claims.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Genesis:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`subject` (identity, 32) with `static` (32) is a member from `not_before` to `not_after` (s, 0: no end).
+    """`subject` (identity, 32) with `static` (32) is a member.
 
-    `ipv4` is its packed address or None, `prefixes` what it may originate. The highest `serial` counts.
+    From `not_before` to `not_after` (s since 1970, 0: no end). `ipv4` is its packed address or None, `prefixes` what it may originate. The highest `serial` counts.
     """
 
     subject: bytes
@@ -95,7 +95,7 @@ class Succession:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a node says of itself: where it listens, whether it relays, the versions it speaks. Highest sequence counts."""
+    """What a node says of itself: where it listens, whether it relays. The highest `sequence` counts."""
 
     sequence: int
     relays: bool
@@ -150,7 +150,7 @@ def pack_unsigned(body: Body, signer: bytes) -> bytes:
 
 
 def parse_statement_untrusted(raw: bytes | memoryview) -> SignedStatement:
-    """One whole statement or record. Its limits hold; its signature and its dates are for the caller to check."""
+    """One whole statement or record within its limits; signature and dates are for the caller to check."""
     if len(raw) > MAX_STATEMENT:
         raise BadPacket("statement length")
     cursor = Cursor(raw)
@@ -169,7 +169,7 @@ def parse_statement_untrusted(raw: bytes | memoryview) -> SignedStatement:
     return SignedStatement(body, signer, signature, bytes(raw))
 
 
-# --- Bodies ----------------------------------------------------------------------------------------------------------
+# --- Bodies -------------------------------------------------------------------------------------------------
 
 
 def _pack_genesis(body: Genesis) -> bytes:

@@ -1,4 +1,4 @@
-"""The invitation token: one line that a person carries from the inviter to the joiner (docs/protocol.md, Enrolment)."""
+"""The token: one line that a person carries from inviter to joiner (docs/protocol.md, Enrolment)."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4})"
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What a joiner needs: the network's id (32), the inviter's static key (32), the secret (16), the expiry (s since
-    1970), the network's name and where the inviter listens (`host:port`, the host a name or an address, IPv6 in
-    brackets).
+    """What a joiner needs.
+
+    The network's id (32) and name, the inviter's static key (32), the secret (16), the expiry (s since 1970), and
+    where the inviter listens: `host:port`, the host a name or an address, IPv6 in brackets.
     """
 
     network_id: bytes
@@ -52,7 +53,8 @@ class Token:
 def parse_token_untrusted(text: str) -> Token:
     """The token in `text`, whitespace around it ignored.
 
-    Reasons: "not a token", "mistyped token" (a character is wrong or missing), "token too new", "malformed token".
+    The reason is "not a token", "mistyped token" (a character is wrong or missing), "token too new", or
+    "malformed token" (its check is right, its content is not).
     """
     text = text.strip()
     if _NEWER.match(text):
@@ -64,7 +66,7 @@ def parse_token_untrusted(text: str) -> Token:
         raise BadPacket("token too new" if body[0] > TOKEN_VERSION else "malformed token")
     try:
         token = _parse(Cursor(body[1:]))
-    except (BadPacket, UnicodeDecodeError):
+    except BadPacket:
         raise BadPacket("malformed token") from None
     if not valid_name(token.name) or not all(map(_valid_endpoint, token.endpoints)):
         raise BadPacket("malformed token")
@@ -72,7 +74,7 @@ def parse_token_untrusted(text: str) -> Token:
 
 
 def _checked_body(encoded: str) -> bytes:
-    """The bytes before the check, which holds. One body has one encoding: stray bits at the end count as mistyped."""
+    """The bytes before the check, which holds. One body has one encoding: stray bits are a mistake."""
     if len(encoded) > MAX_TEXT:
         raise BadPacket("not a token")
     try:
@@ -115,11 +117,12 @@ def _short(text: str) -> bytes:
 
 def _parse(cursor: Cursor) -> Token:
     network_id, static, secret = cursor.take(32), cursor.take(32), cursor.take(SECRET_SIZE)
-    expires, name = cursor.integer(8), cursor.short().decode()
+    # Latin-1 decodes any byte; what is not ASCII then fails as a name or endpoint.
+    expires, name = cursor.integer(8), cursor.short().decode("latin-1")
     count = cursor.integer(1)
     if count > MAX_ENDPOINTS:
         raise BadPacket("malformed token")
-    endpoints = tuple(cursor.short().decode() for _ in range(count))
+    endpoints = tuple(cursor.short().decode("latin-1") for _ in range(count))
     if cursor.remaining:
         raise BadPacket("malformed token")
     return Token(network_id, static, secret, expires, name, endpoints)
