@@ -40,6 +40,8 @@ class Wire:
     duplicate: float = 0.0
     limit_bytes: int = 128 << 20
     seed: int = 1
+    native: bool | None = None
+    """True insists on the compiled program, False forbids it, None takes it where there is a compiler."""
 
     def __post_init__(self) -> None:
         if self.delay_ms < 0 or self.jitter_ms < 0 or not 0 <= self.loss <= 1 or not 0 <= self.duplicate <= 1:
@@ -67,11 +69,10 @@ class WireCounters:
 class DelayLine:
     """A running delay line in `namespace`, whose interfaces "left" and "right" are up."""
 
-    def __init__(self, namespace: Namespace, wire: Wire, *, native: bool | None = None) -> None:
-        """`native`: True insists on the compiled program, False forbids it, None takes it if it can."""
+    def __init__(self, namespace: Namespace, wire: Wire) -> None:
         self.namespace = namespace
         self._process = namespace.popen(
-            [*_program(native, namespace.directory), LEFT, RIGHT, str(wire.seed)], stdin=True
+            [*_program(wire.native, namespace.directory), LEFT, RIGHT, str(wire.seed)], stdin=True
         )
         self._asked = 0
         self.change(wire)

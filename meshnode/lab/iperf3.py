@@ -95,7 +95,7 @@ class Iperf3:
         *,
         port: int = 5201,
     ) -> None:
-        """Starts both; `address` is the server's as the client sees it. Runs at a time need different ports."""
+        """Start both; `address` is the server's as the client sees it. Runs side by side need their own ports."""
         self._load = load
         self._server: Process = server.popen(["iperf3", "-s", "-1", "-p", str(port)])
         wait_for_listener(server, port)

@@ -52,9 +52,7 @@ def plug(near: Interface, far: Interface) -> Link:
     return Link(near, far, None)
 
 
-def plug_through(
-    near: Interface, far: Interface, middle: Namespace, wire: Wire, *, native: bool | None = None
-) -> Link:
+def plug_through(near: Interface, far: Interface, middle: Namespace, wire: Wire) -> Link:
     """Join two interfaces, made here, by a delay line that has the namespace `middle` for itself."""
     left, right = Interface(middle, LEFT), Interface(middle, RIGHT)
     middle.write_sysctls({"net/ipv6/conf/default/disable_ipv6": "1", "net/ipv6/conf/all/disable_ipv6": "1"})
@@ -62,7 +60,7 @@ def plug_through(
     _make_pair(right, far)
     left.apply()
     right.apply()
-    return Link(near, far, DelayLine(middle, wire, native=native))
+    return Link(near, far, DelayLine(middle, wire))
 
 
 def _make_pair(one: Interface, other: Interface) -> None:

@@ -31,7 +31,7 @@ class Wire:
         self.forwarded = self.lost = self.duplicated = self.overflowed = self.errors = 0
 
     def obey(self, line: str) -> str:
-        """Set the wire as a line of delay.c's protocol says, if it says anything; answer with the counters."""
+        """Set the wire as a line of delay.c's protocol says, if it is not empty; answer with counters."""
         words = line.split()
         if len(words) == 5:
             delay_us, jitter_us, loss_ppm, duplicate_ppm, self.limit = map(int, words)
