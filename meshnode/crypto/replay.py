@@ -43,6 +43,9 @@ class ReplayWindow:
             self._seen = bytearray(WINDOW)
             return
         start = (self.highest + 1) & _MASK
-        first = min(count, WINDOW - start)
-        self._seen[start : start + first] = bytes(first)
-        self._seen[: count - first] = bytes(count - first)
+        end = start + count
+        if end <= WINDOW:
+            self._seen[start:end] = bytes(count)
+        else:
+            self._seen[start:] = bytes(WINDOW - start)
+            self._seen[: end - WINDOW] = bytes(end - WINDOW)

@@ -1,4 +1,4 @@
-"""The table of data AEADs (docs/protocol.md, Suites). A new one is a number in values.Suite and an entry here.
+"""The table of data AEADs (docs/protocol.md, Suites). A new one is a number in values.Suite and a row here.
 
 Sealing and opening are the bound methods of the cipher object, because a Python function around them would
 cost a good part of the call. What they do on bad input is written at `Aead`.

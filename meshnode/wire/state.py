@@ -25,9 +25,10 @@ _DEPTH = 5
 class StoredInvitation:
     """One invitation as its inviter keeps it.
 
-    `id` (16), `psk` (32) and `redeem` (32) are hashes of the token's secret. `name` is what the joiner shall be called, if the inviter said so; `uses` how many keys may redeem it;
-    `expires` (s since 1970); `roles`, `prefixes` and `valid_seconds` (0: for ever) go into the grants;
-    `redeemed` are the identity and static keys that have redeemed it.
+    `id` (16), `psk` (32) and `redeem` (32) are hashes of the token's secret. `name` is what the joiner shall
+    be called, if the inviter said so; `uses` how many keys may redeem it; `expires` (s since 1970); `roles`,
+    `prefixes` and `valid_seconds` (0: for ever) go into the grants; `redeemed` are the identity and static
+    keys that have redeemed it.
     """
 
     id: bytes

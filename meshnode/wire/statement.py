@@ -63,7 +63,8 @@ class Genesis:
 class Grant:
     """`subject` (identity, 32) with `static` (32) is a member.
 
-    From `not_before` to `not_after` (s since 1970, 0: no end). `ipv4` is its packed address or None, `prefixes` what it may originate. The highest `serial` counts.
+    From `not_before` to `not_after` (s since 1970, 0: no end). `ipv4` is its packed address or None,
+    `prefixes` what it may originate. The highest `serial` counts.
     """
 
     subject: bytes

@@ -28,8 +28,8 @@ _ENDPOINT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):([1-9][0-9]{0,4})"
 class Token:
     """What a joiner needs.
 
-    The network's id (32) and name, the inviter's static key (32), the secret (16), the expiry (s since 1970), and
-    where the inviter listens: `host:port`, the host a name or an address, IPv6 in brackets.
+    The network's id (32) and name, the inviter's static key (32), the secret (16), the expiry (s since 1970),
+    and where the inviter listens: `host:port`, the host a name or an address, IPv6 in brackets.
     """
 
     network_id: bytes
