@@ -1,0 +1,129 @@
+"""What all machines of one node share: its keys and settings, the clockwork, and the place where they put their output."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass
+
+from meshnode.crypto.primitives import Ciphers
+from meshnode.proto.constants import TIMESTAMP_BLOCK
+from meshnode.proto.handshake import Secrets
+from meshnode.proto.timers import TimerTable
+from meshnode.values import (
+    Capability,
+    Entropy,
+    Nanos,
+    Notice,
+    Now,
+    Output,
+    Path,
+    PeerId,
+    SendFrames,
+    Suite,
+    Transmit,
+)
+from meshnode.wire.control import ControlMessage, pack_control
+from meshnode.wire.frames import FrameType, pack_frame
+from meshnode.wire.handshake import prologue
+
+ALL_CAPABILITIES = (
+    Capability.ECN | Capability.PARTIAL_CHECKSUM | Capability.SEGMENT | Capability.FRAGMENT | Capability.RELAY
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """What a node is given at start. Seeds and secrets are 32 bytes and are never shown.
+
+    `suites` are offered in this order. `relay` says whether other members may relay through us.
+    """
+
+    identity_seed: bytes
+    static_secret: bytes
+    root_seed: bytes | None = None
+    suites: tuple[Suite, ...] = (Suite.CHACHA20_POLY1305,)
+    capabilities: Capability = ALL_CAPABILITIES
+    relay: bool = True
+
+    def __repr__(self) -> str:
+        return f"NodeConfig(suites={self.suites}, relay={self.relay})"
+
+
+class Context:
+    """One per node. Machines call `send`, `tell` and `count`; the node hands the output on."""
+
+    def __init__(self, config: NodeConfig, ciphers: Ciphers, network_id: bytes, entropy: Entropy) -> None:
+        self.config = config
+        self.ciphers = ciphers
+        self.network_id = network_id
+        self.entropy = entropy
+        self.static = ciphers.public_key(config.static_secret)
+        self.secrets = Secrets(ciphers, prologue(network_id), config.static_secret)
+        self.timers = TimerTable()
+        self.counters: Counter[str] = Counter()
+        self.transmits: deque[Transmit] = deque()
+        self.outputs: deque[Output] = deque()
+        self.indices: dict[int, object] = {}
+
+    def transmit(self, path: Path, data: bytes) -> None:
+        """Put a handshake datagram on a path."""
+        self.transmits.append(Transmit(path, data))
+
+    def tell(self, output: Output) -> None:
+        """Hand something to the edge or the data plane."""
+        self.outputs.append(output)
+
+    def notice(self, level: str, text: str) -> None:
+        self.outputs.append(Notice(level, text))
+
+    def count(self, name: str, amount: int = 1) -> None:
+        self.counters[name] += amount
+
+    def send_control(
+        self,
+        peer: PeerId,
+        message: ControlMessage,
+        path: Path | None = None,
+        local_index: int | None = None,
+    ) -> None:
+        """Send one control message to `peer`, on its active path and session unless told otherwise."""
+        payload = pack_frame(FrameType.CONTROL, pack_control(message))
+        self.outputs.append(SendFrames(peer, payload, path, local_index))
+
+    def new_index(self, owner: object) -> int:
+        """A random session index that belongs to `owner` until `free_index`."""
+        while True:
+            index = int.from_bytes(self.entropy.token(4), "big")
+            if index and index not in self.indices:
+                self.indices[index] = owner
+                return index
+
+    def free_index(self, index: int) -> None:
+        self.indices.pop(index, None)
+
+    def jitter(self, upper: Nanos) -> Nanos:
+        """A random duration below `upper`."""
+        return int.from_bytes(self.entropy.token(6), "big") * upper >> 48
+
+
+class TimestampClock:
+    """Our initiation timestamps: always forward, also over restarts with a clock set back.
+
+    `promised` is what the disk says; it is kept ahead of what was used by up to TIMESTAMP_BLOCK.
+    """
+
+    def __init__(self, promised: int) -> None:
+        self.promised = promised
+        self._last = promised
+
+    def next(self, now: Now) -> int:
+        self._last = max(self._last + 1, now.wall)
+        return self._last
+
+    def must_promise(self) -> bool:
+        """Whether `promised` has to be raised and saved."""
+        return self._last >= self.promised
+
+    def promise(self) -> int:
+        self.promised = self._last + TIMESTAMP_BLOCK
+        return self.promised

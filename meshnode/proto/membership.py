@@ -1,0 +1,392 @@
+"""Who belongs to the network: a set of signed statements, merged by union, and what follows from it.
+
+Theory of operation. Statements arrive in any order, from anyone. `add` keeps one when its signature is right and its
+signer is *known* (the root, or somebody to whom a kept grant gave the role admin at some time), so that what is kept
+does not depend on the order of arrival. What is *valid* is computed from all that is kept, by the rules of DESIGN
+section 3: grants reach from a root over at most three signers, each valid itself; root's revocations are final, an
+admin's count against those who are no admins; of several grants the highest serial wins; of two claims to a name or an
+IPv4 address the earlier not-before, then the lower key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from meshnode.crypto.primitives import Ciphers
+from meshnode.proto.constants import CLOCK_TOLERANCE_S, MAX_CHAIN, MAX_MEMBERS, MAX_STATEMENTS_PER_SIGNER
+from meshnode.values import SECOND, BadPacket, Nanos, PeerId, Prefix
+from meshnode.wire.address import link_local, network_id, peer_id, unique_local
+from meshnode.wire.statement import (
+    Genesis,
+    Grant,
+    Record,
+    Revocation,
+    Role,
+    SignedStatement,
+    Succession,
+    pack_unsigned,
+    parse_statement_untrusted,
+    to_be_signed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A valid member as every node sees it. `name` and `ipv4` are what it holds, None for one lost to an older claim."""
+
+    peer: PeerId
+    identity: bytes
+    static: bytes
+    name: str | None
+    granted_name: str
+    ipv4: bytes | None
+    ipv6: bytes
+    link_local: bytes
+    prefixes: tuple[Prefix, ...]
+    roles: Role
+    serial: int
+    not_before: int
+    not_after: int
+    lost: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """A name to show that is unique among members: the granted one, marked where it was lost."""
+        return self.name if self.name is not None else f"{self.granted_name}~{self.peer.hex()[:6]}"
+
+    @property
+    def addresses(self) -> tuple[bytes, ...]:
+        """Inner addresses, IPv4 first, without the link-local one."""
+        return (self.ipv4, self.ipv6) if self.ipv4 is not None else (self.ipv6,)
+
+
+class Membership:
+    """The statements of one network and the members that follow from them. `wall` is nanoseconds since 1970."""
+
+    def __init__(self, ciphers: Ciphers, genesis: bytes, wall: Nanos) -> None:
+        """`genesis` is the root's statement as stored; it must verify, or BadPacket is raised."""
+        self._ciphers = ciphers
+        signed = parse_statement_untrusted(genesis)
+        if not isinstance(signed.body, Genesis) or signed.signer != signed.body.root:
+            raise BadPacket("no genesis")
+        self.genesis = signed.body
+        self.network_id = network_id(signed.body.root)
+        self._verify_untrusted(signed)
+        self._genesis = signed
+        self._kept: dict[tuple[str, bytes, bytes], SignedStatement] = {}
+        self._records: dict[PeerId, SignedStatement] = {}
+        self._hashes: dict[bytes, SignedStatement] = {signed.hash: signed}
+        self._per_signer: dict[bytes, int] = {}
+        self._known: dict[bytes, int] = {signed.body.root: 0}
+        self._grants: dict[bytes, SignedStatement] = {}
+        self.members: dict[PeerId, Member] = {}
+        self.revoked: dict[PeerId, str] = {}
+        self._by_static: dict[bytes, PeerId] = {}
+        self._next_change: int | None = None
+        self.refresh(wall)
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def add_untrusted(self, raw: bytes, wall: Nanos) -> SignedStatement | None:
+        """Keep the statement or record `raw`. Returns it when it is news, None when it is known or superseded.
+
+        Raises BadPacket when it is malformed, its signature is wrong, or nobody vouches for its signer.
+        """
+        signed = parse_statement_untrusted(raw)
+        if signed.hash in self._hashes:
+            return None
+        if isinstance(signed.body, Record):
+            return self._add_record_untrusted(signed, signed.body)
+        if isinstance(signed.body, Genesis):
+            raise BadPacket("another genesis")
+        key = _key(signed)
+        depth = self._known.get(signed.signer)
+        if depth is None or (depth >= MAX_CHAIN and not isinstance(signed.body, Revocation)):
+            raise BadPacket("signer unknown")
+        held = self._kept.get(key)
+        if held is not None and _rank(held) >= _rank(signed):
+            return None
+        if held is None and self._per_signer.get(signed.signer, 0) >= MAX_STATEMENTS_PER_SIGNER:
+            raise BadPacket("too many statements")
+        self._verify_untrusted(signed)
+        self._keep(key, held, signed, depth)
+        self.refresh(wall)
+        return signed
+
+    def statements(self) -> list[bytes]:
+        """All that is kept but genesis and records, signers before those they vouch for."""
+        ordered = sorted(self._kept.values(), key=lambda s: (self._known.get(s.signer, MAX_CHAIN), s.hash))
+        return [s.raw for s in ordered]
+
+    def records(self) -> list[bytes]:
+        return [self._records[peer].raw for peer in sorted(self._records)]
+
+    def record(self, peer: PeerId) -> Record | None:
+        """The newest record of a node, None where there is none."""
+        signed = self._records.get(peer)
+        return signed.body if signed is not None and isinstance(signed.body, Record) else None
+
+    def everything(self) -> dict[bytes, SignedStatement]:
+        """All statements and records by hash (gossip reads it, nobody writes it)."""
+        return self._hashes
+
+    @property
+    def genesis_statement(self) -> bytes:
+        return self._genesis.raw
+
+    # --- what follows ---------------------------------------------------------------------------------------------
+
+    def by_static(self, static: bytes) -> Member | None:
+        peer = self._by_static.get(static)
+        return None if peer is None else self.members[peer]
+
+    def by_name(self, text: str) -> Member | None:
+        """The member that a person means by `text`: a name, or the beginning of an id that is unique."""
+        for member in self.members.values():
+            if member.label == text:
+                return member
+        found = [m for m in self.members.values() if len(text) >= 4 and m.peer.hex().startswith(text.lower())]
+        return found[0] if len(found) == 1 else None
+
+    def chain(self, identity: bytes) -> tuple[bytes, ...]:
+        """The statements that prove a member: its grant first, then its signers', a succession last."""
+        chain: list[bytes] = []
+        signer = identity
+        while signer != self.genesis.root and len(chain) <= MAX_CHAIN + 1:
+            signed = self._grants.get(signer) or self._succession_to(signer)
+            if signed is None:
+                break
+            chain.append(signed.raw)
+            signer = signed.signer
+        return tuple(chain)
+
+    def next_serial(self, identity: bytes) -> int:
+        serials = [s.body.serial for s in self._kept.values() if _grants(s, identity)]
+        return max(serials, default=0) + 1
+
+    def signed_only_by(self, signer: bytes) -> list[Grant]:
+        """Grants in force that this signer gave (what would fall with it)."""
+        return [s.body for s in self._grants.values() if s.signer == signer and isinstance(s.body, Grant)]
+
+    def is_root(self, key: bytes) -> bool:
+        return self._known.get(key) == 0
+
+    def next_change(self) -> Nanos | None:
+        """Wall time at which a grant begins or ends to count; `refresh` then."""
+        return None if self._next_change is None else self._next_change * SECOND
+
+    def refresh(self, wall: Nanos) -> bool:
+        """Compute who is a member at `wall`; returns whether that changed."""
+        before = (self.members, self.revoked)
+        rules = _Rules(self._kept.values(), self.genesis, wall // SECOND)
+        self._grants = rules.winners
+        self._next_change = rules.next_change
+        self.members = _settle_claims(self.network_id, rules)
+        self.revoked = {peer_id(subject): reason for subject, reason in rules.revoked.items()}
+        self._by_static = {}
+        for member in self.members.values():
+            self._by_static.setdefault(member.static, member.peer)
+        return before != (self.members, self.revoked)
+
+    # --- signing --------------------------------------------------------------------------------------------------
+
+    def sign(self, body: Grant | Revocation | Succession | Record, seed: bytes) -> bytes:
+        """The statement `body`, signed with the Ed25519 `seed` (an identity's or the root's)."""
+        unsigned = pack_unsigned(body, self._ciphers.identity_key(seed))
+        return unsigned + self._ciphers.sign(seed, to_be_signed(self.network_id, unsigned))
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _verify_untrusted(self, signed: SignedStatement) -> None:
+        if not self._ciphers.verify(signed.signer, signed.signature, signed.signed_bytes(self.network_id)):
+            raise BadPacket("signature")
+
+    def _keep(
+        self, key: tuple[str, bytes, bytes], held: SignedStatement | None, signed: SignedStatement, depth: int
+    ) -> None:
+        if held is not None:
+            del self._hashes[held.hash]
+        else:
+            self._per_signer[signed.signer] = self._per_signer.get(signed.signer, 0) + 1
+        self._kept[key] = signed
+        self._hashes[signed.hash] = signed
+        if isinstance(signed.body, Grant) and signed.body.roles & Role.ADMIN:
+            known = self._known.get(signed.body.subject, MAX_CHAIN)
+            self._known[signed.body.subject] = min(known, depth + 1)
+        elif isinstance(signed.body, Succession) and depth == 0:
+            self._known[signed.body.root] = 0
+
+    def _add_record_untrusted(self, signed: SignedStatement, record: Record) -> SignedStatement | None:
+        peer = peer_id(signed.signer)
+        if not any(_grants(s, signed.signer) for s in self._kept.values()):
+            raise BadPacket("record of a stranger")
+        held = self._records.get(peer)
+        if held is not None and _rank(held) >= _rank(signed):
+            return None
+        self._verify_untrusted(signed)
+        if held is not None:
+            del self._hashes[held.hash]
+        self._records[peer] = signed
+        self._hashes[signed.hash] = signed
+        return signed
+
+    def _succession_to(self, root: bytes) -> SignedStatement | None:
+        for signed in self._kept.values():
+            if isinstance(signed.body, Succession) and signed.body.root == root:
+                return signed
+        return None
+
+
+class _Rules:
+    """One evaluation of the statements at one time: winning grants by subject, and who is revoked why."""
+
+    def __init__(self, kept: Iterable[SignedStatement], genesis: Genesis, now: int) -> None:
+        self._now = now
+        self._clock_is_wrong = now < genesis.created - CLOCK_TOLERANCE_S
+        self.next_change: int | None = None
+        self.winners: dict[bytes, SignedStatement] = {}
+        self.revoked: dict[bytes, str] = {}
+        self.admins: dict[bytes, None] = {}
+        grants = [s for s in kept if isinstance(s.body, Grant)]
+        revocations = [s for s in kept if isinstance(s.body, Revocation)]
+        roots = _roots(kept, genesis.root)
+        self._revoke(revocations, roots, "revoked by the root")
+        self._walk(grants, roots)
+        signers = {a: None for a in self.admins}
+        ordinary = [r for r in revocations if _subject(r) not in self.admins]
+        self._revoke(ordinary, signers, "revoked by an admin")
+        for subject in self.revoked:
+            self.winners.pop(subject, None)
+
+    def _walk(self, grants: list[SignedStatement], roots: dict[bytes, None]) -> None:
+        """Level by level from the roots; the level nearest to the root says who is an admin."""
+        signers = roots
+        for depth in range(1, MAX_CHAIN + 1):
+            level: dict[bytes, SignedStatement] = {}
+            for signed in grants:
+                if signed.signer in signers and _subject(signed) not in self.revoked and self._counts(signed):
+                    _raise(level, signed)
+            fresh = {s: g for s, g in level.items() if s not in self.winners}
+            for signed in level.values():
+                _raise(self.winners, signed)
+            admins = {s: None for s, g in fresh.items() if _is_admin(g)}
+            self.admins.update(admins)
+            signers = admins if depth < MAX_CHAIN else {}
+
+    def _counts(self, signed: SignedStatement) -> bool:
+        """Whether the grant's dates include now, give or take the clocks of small machines."""
+        grant = signed.body
+        assert isinstance(grant, Grant)
+        begins, ends = grant.not_before - CLOCK_TOLERANCE_S, grant.not_after + CLOCK_TOLERANCE_S
+        if begins > self._now and not self._clock_is_wrong:
+            self._note_change(begins)
+            return False
+        if grant.not_after == 0:
+            return True
+        if ends > self._now:
+            self._note_change(ends)
+        return ends > self._now
+
+    def _note_change(self, at: int) -> None:
+        self.next_change = at if self.next_change is None else min(self.next_change, at)
+
+    def _revoke(self, revocations: list[SignedStatement], signers: dict[bytes, None], reason: str) -> None:
+        for signed in revocations:
+            if signed.signer in signers:
+                self.revoked.setdefault(_subject(signed), reason)
+
+
+def _roots(kept: Iterable[SignedStatement], genesis: bytes) -> dict[bytes, None]:
+    roots: dict[bytes, None] = {genesis: None}
+    successions = [s for s in kept if isinstance(s.body, Succession)]
+    grown = True
+    while grown:
+        grown = False
+        for signed in successions:
+            assert isinstance(signed.body, Succession)
+            if signed.signer in roots and signed.body.root not in roots:
+                roots[signed.body.root] = None
+                grown = True
+    return roots
+
+
+def _settle_claims(network: bytes, rules: _Rules) -> dict[PeerId, Member]:
+    """Members in order of precedence: who was granted first keeps a disputed name or IPv4 address."""
+    grants = [s.body for s in rules.winners.values() if isinstance(s.body, Grant)]
+    grants.sort(key=lambda g: (g.not_before, g.subject))
+    names: dict[str, None] = {}
+    addresses: dict[bytes, None] = {}
+    members: dict[PeerId, Member] = {}
+    for grant in grants[:MAX_MEMBERS]:
+        lost = []
+        if grant.name in names:
+            lost.append(f"name {grant.name}")
+        if grant.ipv4 is not None and grant.ipv4 in addresses:
+            lost.append(f"IPv4 address {'.'.join(map(str, grant.ipv4))}")
+        member = _member(network, grant, grant.name in names, grant.ipv4 in addresses, tuple(lost), rules)
+        names[grant.name] = None
+        if grant.ipv4 is not None:
+            addresses[grant.ipv4] = None
+        members[member.peer] = member
+    return members
+
+
+def _member(
+    network: bytes, grant: Grant, name_lost: bool, ipv4_lost: bool, lost: tuple[str, ...], rules: _Rules
+) -> Member:
+    peer = peer_id(grant.subject)
+    roles = grant.roles & ~Role.ADMIN
+    return Member(
+        peer=peer,
+        identity=grant.subject,
+        static=grant.static,
+        name=None if name_lost else grant.name,
+        granted_name=grant.name,
+        ipv4=None if ipv4_lost else grant.ipv4,
+        ipv6=unique_local(network, peer),
+        link_local=link_local(peer),
+        prefixes=grant.prefixes,
+        roles=roles | Role.ADMIN if grant.subject in rules.admins else roles,
+        serial=grant.serial,
+        not_before=grant.not_before,
+        not_after=grant.not_after,
+        lost=lost,
+    )
+
+
+def _subject(signed: SignedStatement) -> bytes:
+    assert isinstance(signed.body, Grant | Revocation)
+    return signed.body.subject
+
+
+def _grants(signed: SignedStatement, subject: bytes) -> bool:
+    return isinstance(signed.body, Grant) and signed.body.subject == subject
+
+
+def _is_admin(signed: SignedStatement) -> bool:
+    return isinstance(signed.body, Grant) and bool(signed.body.roles & Role.ADMIN)
+
+
+def _key(signed: SignedStatement) -> tuple[str, bytes, bytes]:
+    """What a statement replaces: one grant and one revocation per signer and subject."""
+    body = signed.body
+    subject = body.root if isinstance(body, Genesis | Succession) else _subject(signed)
+    return type(body).__name__, signed.signer, subject
+
+
+def _rank(signed: SignedStatement) -> tuple[int, bytes]:
+    """Of two statements with one key the higher is kept: newest grant and record, earliest revocation."""
+    body = signed.body
+    if isinstance(body, Grant):
+        return body.serial, signed.hash
+    if isinstance(body, Record):
+        return body.sequence, signed.hash
+    assert isinstance(body, Revocation | Succession)
+    return -body.at, signed.hash
+
+
+def _raise(level: dict[bytes, SignedStatement], signed: SignedStatement) -> None:
+    held = level.get(_subject(signed))
+    if held is None or _rank(held) < _rank(signed):
+        level[_subject(signed)] = signed

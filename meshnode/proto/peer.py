@@ -1,0 +1,470 @@
+"""One peer: its handshakes, sessions and paths. The readable story of a tunnel.
+
+    no session  --initiate--> in flight --response--> confirmed session --120 s--> initiate again ...
+                <--initiation-- answered --first datagram--> confirmed session
+
+A peer is *up* when it has a confirmed session and a proven path. Handshakes run beside that and never take it down; a
+peer goes down when its last path is dead, its keys are too old, or it says goodbye.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from meshnode.proto.constants import (
+    EARLY_RETRIES,
+    INITIATION_PATHS,
+    INITIATIONS_PER_SECOND,
+    KEEPALIVE_TIMEOUT,
+    RECONNECT_TIME,
+    REJECT_AFTER_TIME,
+    REKEY_ATTEMPT_TIME,
+    REKEY_TIMEOUT,
+    REKEY_TIMEOUT_JITTER,
+    SILENCE_TIME,
+)
+from meshnode.proto.context import Context, TimestampClock
+from meshnode.proto.guard import CookieJar
+from meshnode.proto.handshake import Completed, InitiatorExchange, ResponderExchange, choose_suite
+from meshnode.proto.membership import Member
+from meshnode.proto.paths import NEVER, Origin, Paths
+from meshnode.proto.session import Session, Sessions
+from meshnode.values import (
+    SECOND,
+    AdmitPeer,
+    BadPacket,
+    Ecn,
+    InstallSession,
+    Nanos,
+    Now,
+    Opened,
+    Path,
+    PathKind,
+    PeerDown,
+    PeerUp,
+    ProvePaths,
+    RemovePeer,
+    RetireSession,
+    SendFrames,
+    TrafficNote,
+    UsePath,
+    UseSession,
+)
+from meshnode.wire.control import GoodbyeMessage
+from meshnode.wire.frames import (
+    Echo,
+    FrameType,
+    Probe,
+    ProbeMode,
+    pack_frame,
+    parse_echo_untrusted,
+    parse_probe_untrusted,
+)
+from meshnode.wire.handshake import InitiationPayload, parse_cookie_untrusted
+from meshnode.wire.header import MINIMUM_DATA
+from meshnode.wire.statement import Role
+
+PROBE_FRAME = MINIMUM_DATA + 4 + 48
+
+
+@dataclass(slots=True)
+class Attempt:
+    """Our handshake in flight. `started` is the first try, `tries` how many went out."""
+
+    exchange: InitiatorExchange
+    jar: CookieJar
+    started: Nanos
+    sent_at: Nanos
+    tries: int
+    paths: tuple[Path, ...]
+    crossed: bool = False
+
+
+class Peer:
+    """All that is known and done about one other member."""
+
+    def __init__(
+        self,
+        context: Context,
+        member: Member,
+        we_are_lower: bool,
+        timestamps: TimestampClock,
+        chain: Callable[[], tuple[bytes, ...]],
+        now: Now,
+    ) -> None:
+        self.id = member.peer
+        self.member = member
+        self.paths = Paths()
+        self.sessions = Sessions(we_are_lower)
+        self.up = False
+        self.since: Nanos = now.boot
+        self.why = "not reached yet"
+        self.greatest_timestamp = 0
+        self.reflexive: dict[Path, str] = {}
+        self._context = context
+        self._timestamps = timestamps
+        self._chain = chain
+        self._attempt: Attempt | None = None
+        self._jar = CookieJar(context.ciphers, context.network_id, member.static)
+        self._answered: dict[int, Path] = {}
+        self._last_answer: Nanos = NEVER
+        self._sealing: int | None = None
+        self._told_path: Path | None = None
+        self._told_proven: tuple[Path, ...] = ()
+        self.admit(member)
+
+    # --- what the operator and the node say ---------------------------------------------------------------------------
+
+    def admit(self, member: Member) -> None:
+        """Tell the data plane what this member may send (again after its grant changed)."""
+        self.member = member
+        self._context.tell(
+            AdmitPeer(
+                self.id,
+                member.link_local,
+                member.addresses,
+                member.prefixes,
+                bool(member.roles & Role.ROUTER),
+            )
+        )
+
+    def offer(self, path: Path, origin: Origin, now: Now) -> None:
+        """Learn where the peer may be; try it at once when there is no session yet."""
+        if not self.paths.offer(path, origin, now.boot):
+            return
+        if self.up:
+            self._schedule_probe(now)
+        elif self._attempt is None or now.boot - self._attempt.sent_at >= SECOND:
+            self.initiate(now)
+        else:
+            # The attempt in flight has not gone there yet: let its next retry come soon.
+            self._context.timers.set(self.id, "handshake retry", self._attempt.sent_at + SECOND)
+
+    def wake(self, now: Now) -> None:
+        """The network changed: probe all paths at once, or start over."""
+        self.paths.wake(now.boot)
+        if self.sessions.sealing() is None:
+            self.initiate(now)
+        self._probe(now)
+
+    def say_goodbye(self, reason: str) -> None:
+        if self.up:
+            self._context.send_control(self.id, GoodbyeMessage(reason))
+
+    def remove(self) -> None:
+        """The peer is no member any more: forget everything."""
+        self._drop_attempt()
+        for session in self.sessions.clear():
+            self._retire(session)
+        if self.up:
+            self.up = False
+            self._context.tell(PeerDown(self.id, "revoked"))
+        for reason in ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence"):
+            self._context.timers.cancel(self.id, reason)
+        self._context.tell(RemovePeer(self.id))
+
+    # --- handshakes we start ------------------------------------------------------------------------------------------
+
+    def initiate(self, now: Now) -> None:
+        """Send an initiation to the best candidates; it is retried until something answers."""
+        targets = self._targets()
+        if not targets:
+            return
+        previous = self._attempt
+        if previous is not None:
+            self._context.free_index(previous.exchange.local_index)
+        exchange = InitiatorExchange(
+            self._context.secrets, self.member.static, self._context.new_index(self)
+        )
+        payload = InitiationPayload(
+            timestamp=self._timestamps.next(now),
+            psk_epoch=0,
+            capabilities=self._context.config.capabilities,
+            suites=self._context.config.suites,
+            grants=self._chain(),
+            invitation=None,
+        )
+        body = exchange.write(payload, self._context.entropy.token(32))
+        for path in targets:
+            self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
+        started = now.boot if previous is None else previous.started
+        tries = 1 if previous is None else previous.tries + 1
+        self._attempt = Attempt(exchange, self._jar, started, now.boot, tries, targets)
+        self._context.timers.set(self.id, "handshake retry", now.boot + self._retry_gap(self._attempt, now))
+
+    def read_response_untrusted(self, data: bytes, path: Path, now: Now) -> None:
+        """A response to the handshake in flight: a session, confirmed at once towards the peer."""
+        attempt = self._attempt
+        if attempt is None:
+            raise BadPacket("response unasked")
+        completed = attempt.exchange.read_response_untrusted(data)
+        self._attempt = None
+        self._context.timers.cancel(self.id, "handshake retry")
+        self._hold(completed, now, confirmed=True, crossed=attempt.crossed)
+        rtt = now.boot - attempt.sent_at
+        if path in attempt.paths:
+            self.paths.prove(path, rtt, now.boot)
+        else:
+            self.paths.heard(path, len(data), now.boot)
+        self._settle(now)
+        # Key confirmation: the responder may not send before it has seen one datagram of ours.
+        self._context.tell(SendFrames(self.id, b"", path, completed.keys.local_index))
+
+    def read_cookie_untrusted(self, data: bytes, path: Path, now: Now) -> None:
+        """A cookie for the handshake in flight: it goes into the next retry, which comes soon."""
+        attempt = self._attempt
+        if attempt is None or path not in attempt.paths:
+            raise BadPacket("cookie unasked")
+        attempt.jar.open_reply_untrusted(parse_cookie_untrusted(data), path, now.boot)
+        soon = attempt.sent_at + SECOND // 2 + self._context.jitter(SECOND // 2)
+        self._context.timers.set(self.id, "handshake retry", max(now.boot, soon))
+
+    def _targets(self) -> tuple[Path, ...]:
+        """The active path alone while it works (a rekey), else the best candidates."""
+        tries = 0 if self._attempt is None else self._attempt.tries
+        if self.paths.active is not None and tries < len(EARLY_RETRIES):
+            return (self.paths.active,)
+        candidates = [c.path for c in self.paths.candidates()]
+        if len(candidates) > INITIATION_PATHS:
+            # The best half always, the others in turn.
+            fixed, rest = candidates[: INITIATION_PATHS // 2], candidates[INITIATION_PATHS // 2 :]
+            turn = tries * (INITIATION_PATHS // 2) % len(rest)
+            candidates = fixed + (rest + rest)[turn : turn + INITIATION_PATHS // 2]
+        return tuple(candidates)
+
+    def _retry_gap(self, attempt: Attempt, now: Now) -> Nanos:
+        jitter = self._context.jitter(REKEY_TIMEOUT_JITTER)
+        if attempt.tries <= len(EARLY_RETRIES):
+            return EARLY_RETRIES[attempt.tries - 1] + jitter
+        if now.boot - attempt.started < REKEY_ATTEMPT_TIME:
+            return REKEY_TIMEOUT + jitter
+        return RECONNECT_TIME - self._context.jitter(RECONNECT_TIME // 4)
+
+    # --- handshakes they start ----------------------------------------------------------------------------------------
+
+    def check_initiation_untrusted(self, payload: InitiationPayload, now: Now) -> None:
+        """Refuse what is replayed or comes too often. Remembers the timestamp of what passes."""
+        if payload.timestamp <= self.greatest_timestamp:
+            raise BadPacket("initiation replayed")
+        if now.boot - self._last_answer < SECOND // INITIATIONS_PER_SECOND:
+            raise BadPacket("initiation flood")
+        self.greatest_timestamp = payload.timestamp
+        self._last_answer = now.boot
+
+    def answer(self, exchange: ResponderExchange, offer: InitiationPayload, path: Path, now: Now) -> None:
+        """Respond on the path on which the initiation came. The session counts once the peer has used it."""
+        suite = choose_suite(offer.suites, self._context.config.suites)
+        index = self._context.new_index(self)
+        body, completed = exchange.answer(
+            offer, suite, self._context.config.capabilities, index, self._context.entropy.token(32)
+        )
+        crossed = self._attempt is not None
+        if self._attempt is not None:
+            self._attempt.crossed = True
+        self._hold(completed, now, confirmed=False, crossed=crossed)
+        self._answered[index] = path
+        self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
+
+    # --- what the data plane saw --------------------------------------------------------------------------------------
+
+    def handle_note(self, note: TrafficNote, now: Now) -> None:
+        """Traffic on one session and path: confirms keys, feeds timers and paths."""
+        if note.received:
+            self._heard(note.local_index, note.path, note.received_bytes, now)
+        session = self.sessions.find(note.local_index)
+        if session is not None:
+            session.sent = max(session.sent, note.highest_sent)
+            if session.worn() and self._attempt is None:
+                self.initiate(now)
+        timers = self._context.timers
+        if note.sent:
+            timers.cancel(self.id, "keepalive")
+        elif note.received_data and timers.deadline(self.id, "keepalive") is None:
+            timers.set(self.id, "keepalive", now.boot + KEEPALIVE_TIMEOUT)
+        if note.received:
+            timers.cancel(self.id, "silence")
+        elif note.sent_data and timers.deadline(self.id, "silence") is None:
+            timers.set(self.id, "silence", now.boot + SILENCE_TIME)
+        if note.sent_data:
+            self.paths.sent_data(now.boot)
+            self._schedule_probe(now)
+
+    def handle_unsendable(self, now: Now) -> None:
+        """User traffic waits and there is no way to send it."""
+        if self._attempt is None and self.sessions.sealing() is None:
+            self.initiate(now)
+
+    def heard(self, opened: Opened, now: Now) -> None:
+        """An authenticated datagram with frames for the core (before its frames are served)."""
+        self._heard(opened.local_index, opened.path, opened.size, now)
+
+    def read_probe_untrusted(self, body: bytes, opened: Opened) -> None:
+        """Answer a probe where it came from, never with more bytes than it had."""
+        probe = parse_probe_untrusted(body)
+        udp = opened.path.kind is not PathKind.RELAY
+        seen = opened.path.remote if udp and "%" not in opened.path.remote.host else None
+        echo = Echo(probe.token, probe.mode, opened.ecn, min(opened.size, 0xFFFF), seen)
+        ecn = Ecn.ECT0 if probe.mode is ProbeMode.ECN else Ecn.NOT_ECT
+        payload = pack_frame(FrameType.ECHO, echo.pack())
+        self._context.tell(SendFrames(self.id, payload, opened.path, opened.local_index, ecn))
+
+    def read_echo_untrusted(self, body: bytes, opened: Opened, now: Now) -> None:
+        """The answer to a probe of ours: the path works, and the peer tells how it sees us."""
+        echo = parse_echo_untrusted(body)
+        if self.paths.echoed(echo.token, opened.path, now.boot) is None:
+            raise BadPacket("echo unasked")
+        if echo.seen is not None:
+            self.reflexive[opened.path] = str(echo.seen)
+        self._settle(now)
+        self._schedule_probe(now)
+
+    def read_goodbye(self, now: Now) -> None:
+        """The peer stops: drop its sessions, and wait for it to come back by itself."""
+        for session in self.sessions.clear():
+            self._retire(session)
+        self.paths.active = None
+        for candidate in self.paths.candidates():
+            candidate.proven = False
+        self.why = "said goodbye"
+        self._settle(now)
+        self._attempt = None
+        self._context.timers.set(self.id, "handshake retry", now.boot + RECONNECT_TIME)
+
+    def _heard(self, local_index: int, path: Path, size: int, now: Now) -> None:
+        session = self.sessions.find(local_index)
+        if session is not None and not session.confirmed:
+            session.confirmed = True
+            if self._answered.pop(local_index, None) == path:
+                # Our response went there and came back as a datagram under its keys: that proves the path.
+                self.paths.prove(path, None, now.boot)
+        self.paths.heard(path, size, now.boot)
+        self._settle(now)
+        self._schedule_probe(now)
+
+    # --- timers -------------------------------------------------------------------------------------------------------
+
+    def handle_timer(self, reason: str, now: Now) -> None:
+        """One of this peer's deadlines has come."""
+        {
+            "handshake retry": self.initiate,
+            "rekey": self._rekey,
+            "probe": self._probe,
+            "expiry": self._expire,
+            "keepalive": self._keep_alive,
+            "silence": self._break_silence,
+        }[reason](now)
+
+    def _rekey(self, now: Now) -> None:
+        session = self.sessions.sealing()
+        if session is None:
+            return
+        if session.rekey_at() > now.boot:
+            self._context.timers.set(self.id, "rekey", session.rekey_at())
+        elif self._attempt is None:
+            self.initiate(now)
+
+    def _keep_alive(self, now: Now) -> None:
+        self._context.tell(SendFrames(self.id, b""))
+
+    def _break_silence(self, now: Now) -> None:
+        self._context.count("silence")
+        self.paths.wake(now.boot)
+        self._probe(now)
+        if self._attempt is None:
+            self.initiate(now)
+
+    def _expire(self, now: Now) -> None:
+        for session in self.sessions.expire(now.boot):
+            self._retire(session)
+        self._settle(now)
+        if self.sessions.sealing() is None and self._attempt is None:
+            self.initiate(now)
+
+    def _probe(self, now: Now) -> None:
+        session = self.sessions.sealing()
+        had_path = self.paths.active is not None
+        for candidate in self.paths.due(now.boot):
+            if session is None or not self.paths.may_send(candidate, PROBE_FRAME):
+                self.paths.postpone(candidate, now.boot)
+                continue
+            token = self._context.entropy.token(8)
+            probe = pack_frame(FrameType.PROBE, Probe(token, ProbeMode.LIVENESS).pack())
+            self.paths.probed(candidate, token, now.boot)
+            self._context.tell(SendFrames(self.id, probe, candidate.path))
+        self._settle(now)
+        if had_path and self.paths.active is None and self._attempt is None:
+            self.initiate(now)
+        self._schedule_probe(now)
+
+    def _schedule_probe(self, now: Now) -> None:
+        wakeup = self.paths.next_wakeup()
+        if wakeup is None or self.sessions.sealing() is None:
+            self._context.timers.cancel(self.id, "probe")
+        else:
+            self._context.timers.set(self.id, "probe", max(wakeup, now.boot + 1))
+
+    # --- bringing the data plane in line ------------------------------------------------------------------------------
+
+    def _hold(self, completed: Completed, now: Now, confirmed: bool, crossed: bool) -> None:
+        self._context.tell(InstallSession(self.id, completed.keys))
+        for dropped in self.sessions.add(completed.keys, now.boot, confirmed, crossed):
+            self._retire(dropped)
+        expiry = self.sessions.next_expiry()
+        if expiry is not None:
+            self._context.timers.set(self.id, "expiry", expiry)
+
+    def _retire(self, session: Session) -> None:
+        self._answered.pop(session.local_index, None)
+        self._context.free_index(session.local_index)
+        self._context.tell(RetireSession(self.id, session.local_index))
+
+    def _settle(self, now: Now) -> None:
+        """Tell the data plane and the operator what has changed since the last time."""
+        session = self.sessions.sealing()
+        index = None if session is None else session.local_index
+        if session is not None and index != self._sealing:
+            self._context.tell(UseSession(self.id, session.local_index))
+            rekey = session.rekey_at() + self._context.jitter(REKEY_TIMEOUT)
+            self._context.timers.set(self.id, "rekey", rekey)
+            self._context.timers.set(self.id, "expiry", self.sessions.next_expiry() or now.boot + REJECT_AFTER_TIME)
+        self._sealing = index
+        self._settle_paths()
+        self._settle_up(session, now)
+
+    def _settle_paths(self) -> None:
+        active = self.paths.choose()
+        proven = self.paths.proven()
+        if proven != self._told_proven:
+            self._told_proven = proven
+            self._context.tell(ProvePaths(self.id, proven))
+        if active != self._told_path:
+            self._told_path = active
+            self._context.tell(UsePath(self.id, active))
+
+    def _settle_up(self, session: Session | None, now: Now) -> None:
+        up = session is not None and self.paths.active is not None
+        if up == self.up:
+            return
+        self.up = up
+        self.since = now.boot
+        if up:
+            self.why = ""
+            self._context.tell(PeerUp(self.id))
+        else:
+            self.why = self.why or "no answer on any path"
+            self._context.tell(PeerDown(self.id, self.why))
+
+    def _drop_attempt(self) -> None:
+        if self._attempt is not None:
+            self._context.free_index(self._attempt.exchange.local_index)
+            self._attempt = None
+        self._context.timers.cancel(self.id, "handshake retry")
+
+    @property
+    def in_flight(self) -> bool:
+        return self._attempt is not None
+
+    def endpoints(self) -> Iterable[Path]:
+        """Where the peer was reached, best first: what is worth remembering on disk."""
+        return [c.path for c in self.paths.candidates() if c.proven and c.path.kind is not PathKind.RELAY]
