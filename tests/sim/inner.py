@@ -65,6 +65,13 @@ def echo_answered(inner: Inner) -> tuple[int, int] | None:
     return identifier, sequence
 
 
+def is_too_big(inner: Inner) -> bool:
+    """Whether a router says that a packet does not fit (RFC 1191, RFC 4443 section 3.2)."""
+    if inner.protocol == ICMPV6:
+        return inner.body[0] == 2
+    return inner.protocol == ICMP and inner.body[:2] == bytes((3, 4))
+
+
 def parse(packet: bytes) -> Inner:
     """Take a packet apart. ValueError if its lengths or IPv4 header checksum are wrong: nobody should have
     let it pass.
