@@ -41,8 +41,9 @@ class UnderLoad:
     def keep_up(self) -> None:
         """A crowd of strangers, each within his own rate, uses up the rate of all."""
         for number in range(LOAD_HANDSHAKES_PER_SECOND + 1):
-            crowd = Path(PathKind.UDP, Endpoint(f"46.0.{number}.1", 1)) self.guard.judge(CookieJar(SODIUM,
-            NETWORK, STATIC).seal_macs(INITIATION, crowd, 0), crowd, self.now)
+            crowd = Path(PathKind.UDP, Endpoint(f"46.0.{number}.1", 1))
+            message = CookieJar(SODIUM, NETWORK, STATIC).seal_macs(INITIATION, crowd, 0)
+            self.guard.judge(message, crowd, self.now)
         assert self.guard.under_load(self.now)
 
     def admits(self, data: bytes, path: Path = HOME, after: int = 0) -> bool:
@@ -61,8 +62,9 @@ def forged_bits() -> bool:
     load = UnderLoad()
     first_bit = (len(load.proven) - 16) * 8
     # The clock moves on, so that the honest source's own rate never is what refuses.
-    return any(load.admits(with_flipped_bit(load.proven, first_bit + b), after=SECOND // 20) for b in
-    range(128))
+    return any(
+        load.admits(with_flipped_bit(load.proven, first_bit + b), after=SECOND // 20) for b in range(128)
+    )
 
 
 def no_cookie_at_all() -> bool:

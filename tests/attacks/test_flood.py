@@ -141,8 +141,9 @@ def test_a_budget_per_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cost_of(SOURCES["one address, all ports"]) > 2 * 20 + 5
 
 
-def test_without_the_hard_limit_and_the_cookie_the_flood_costs_everything(monkeypatch: pytest.MonkeyPatch) ->
-None:
+def test_without_the_hard_limit_and_the_cookie_the_flood_costs_everything(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(Guard, "_mac2_is_right", lambda *_: True)
     monkeypatch.setattr("meshnode.proto.guard.HARD_HANDSHAKES_PER_SECOND", 1_000_000)
     assert cost_of(SOURCES["a /48"]) > 3 * HARD_HANDSHAKES_PER_SECOND

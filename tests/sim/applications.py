@@ -54,8 +54,9 @@ class Applications:
         self.put(inner.echo_request(self.source_for(destination), destination, *key, bytes(size)))
         return ping
 
-    def send(self, destination: bytes, data: bytes, ports: tuple[int, int] = (7000, 7000), ecn: int = 0) ->
-    None:
+    def send(
+        self, destination: bytes, data: bytes, ports: tuple[int, int] = (7000, 7000), ecn: int = 0
+    ) -> None:
         """Send a UDP message; a number in front of `data` makes it different from all others."""
         stamp = self._ledger.number(self.name).to_bytes(8, "big")
         self.put(inner.udp(self.source_for(destination), destination, ports, stamp + data, ecn))
