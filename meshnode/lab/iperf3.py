@@ -76,7 +76,7 @@ def _throughput(end: dict[str, Any]) -> Throughput:
         return Throughput(*rates, streams, sent.get("retransmits"), cpu_percent=cpu)
     total = end["sum"]
     arrived = 1 - total["lost_percent"] / 100
-    sent_mbit = total["bits_per_second"] / 1e6
+    sent_mbit = end.get("sum_sent", total)["bits_per_second"] / 1e6  # absent before iperf3 3.7
     shares = (each["udp"] for each in end["streams"])
     streams = tuple(each["bits_per_second"] / 1e6 * (1 - each["lost_percent"] / 100) for each in shares)
     lost, packets = total["lost_packets"], total["packets"]
@@ -95,7 +95,7 @@ class Iperf3:
         *,
         port: int = 5201,
     ) -> None:
-        """Start both; `address` is the server's as the client sees it. Runs side by side need their own ports."""
+        """Start both; `address` is the server's for the client. Runs side by side need their own ports."""
         self._load = load
         self._server: Process = server.popen(["iperf3", "-s", "-1", "-p", str(port)])
         wait_for_listener(server, port)

@@ -13,6 +13,8 @@ from meshnode.lab.process import Process
 _REPLY: Final = re.compile(r"^\d+ bytes from .*?seq=(\d+) .*?time=([\d.]+) ms( \(DUP!\))?", re.MULTILINE)
 _SUMMARY: Final = re.compile(r"^(\d+) packets transmitted, (\d+) (?:packets )?received", re.MULTILINE)
 
+_NO_ROUTE: Final = "connect: Network is unreachable"  # our own kernel knows already; nothing is sent
+
 
 @dataclass(frozen=True, slots=True)
 class PingResult:
@@ -46,19 +48,23 @@ def ping(
     count: int = 5,
     interval: float = 0.05,
     size: int = 56,
-    deadline: float = 10.0,
+    patience: float = 2.0,
 ) -> PingResult:
-    """Send `count` requests of `size` bytes, `interval` seconds apart; losses are a result, not an error.
+    """Send `count` requests of `size` bytes, `interval` seconds apart; loss is a result and not an error.
 
-    `deadline` ends it all, in seconds. "fe80::1%eth0" names a link-local address.
+    Replies are waited for `patience` seconds after the last request, or two round trips if there were some.
+    "fe80::1%eth0" names a link-local address.
     """
-    done = namespace.run(_argv(address, count, interval, size, deadline), check=False, timeout=deadline + 10)
+    argv = _argv(address, count, interval, size, patience)
+    done = namespace.run(argv, check=False, timeout=count * interval + patience + 20)
+    if _NO_ROUTE in done.stderr:
+        return PingResult(count, 0, ())
     return parse_ping(done.stdout + done.stderr)
 
 
 def reaches(namespace: Namespace, address: Address | str) -> bool:
     """Whether one request gets its reply within a second."""
-    return ping(namespace, address, count=1, deadline=1.0).received > 0
+    return ping(namespace, address, count=1, patience=1.0).received > 0
 
 
 def wait_until_reachable(namespace: Namespace, address: Address | str, timeout: float = 10.0) -> None:
@@ -75,7 +81,7 @@ class PingRun:
     ) -> None:
         count = max(1, round(seconds / interval))
         self._seconds = seconds
-        self._process: Process = namespace.popen(_argv(address, count, interval, 56, seconds + 5))
+        self._process: Process = namespace.popen(_argv(address, count, interval, 56, 5.0))
 
     def result(self) -> PingResult:
         """Wait for the end."""
@@ -83,17 +89,8 @@ class PingRun:
         return parse_ping(self._process.output)
 
 
-def _argv(address: Address | str, count: int, interval: float, size: int, deadline: float) -> list[str]:
-    # -W is whole seconds in BusyBox; -w ends everything.
-    options = [
-        "-n",
-        "-c",
-        str(count),
-        "-i",
-        f"{interval:g}",
-        "-s",
-        str(size),
-        "-w",
-        str(max(1, round(deadline))),
-    ]
+def _argv(address: Address | str, count: int, interval: float, size: int, patience: float) -> list[str]:
+    # Not -w: with it, iputils sends on until `count` replies came. -W is in whole seconds in BusyBox.
+    wait = str(max(1, round(patience)))
+    options = ["-n", "-c", str(count), "-i", f"{interval:g}", "-s", str(size), "-W", wait]
     return ["ping", *options, str(address)]
