@@ -2,7 +2,7 @@
 
 from meshnode.values import MILLISECOND, SECOND, Nanos
 
-# --- WireGuard whitepaper section 6.1, in its order --------------------------------------------------------------
+# --- WireGuard whitepaper section 6.1, in its order ------------------------------------------------------
 
 REKEY_AFTER_TIME: Nanos = 120 * SECOND
 REJECT_AFTER_TIME: Nanos = 180 * SECOND
@@ -23,7 +23,7 @@ COOKIE_LIFE_TIME: Nanos = 115 * SECOND
 INITIATIONS_PER_SECOND = 50
 """Initiations that one peer's static key may have answered (kernel noise.c)."""
 
-# --- Where a mesh differs from one tunnel (docs/decisions/0002-timers.md) -----------------------------------------
+# --- Where a mesh differs from one tunnel (docs/decisions/0002-timers.md) --------------------------------
 
 EARLY_RETRIES: tuple[Nanos, ...] = (1 * SECOND, 2 * SECOND)
 """The first two retries come sooner than REKEY_TIMEOUT: a lost first flight must not cost five seconds."""
@@ -40,7 +40,7 @@ CROSSING_TIME: Nanos = REKEY_TIMEOUT
 SESSIONS_PER_PEER = 4
 """Keys held for one peer: the one in use, the one before, and two of crossing handshakes."""
 
-# --- Handshake budgets (docs/threat-model.md; notes on WireGuard section 5.3) --------------------------------------
+# --- Handshake budgets (docs/threat-model.md; notes on WireGuard section 5.3) ----------------------------
 
 SOURCE_RATE_PER_SECOND = 20
 SOURCE_BURST = 5
@@ -61,7 +61,7 @@ TRACKED_SOURCES = 4096
 FAILED_RESPONSES_PER_ATTEMPT = 16
 """Forged responses that one handshake in flight pays a DH for."""
 
-# --- Identity and time ----------------------------------------------------------------------------------------------
+# --- Identity and time -----------------------------------------------------------------------------------
 
 TIMESTAMP_BLOCK: Nanos = 3600 * SECOND
 """Our timestamps are promised on disk this far ahead, so that a clock set back still moves forward."""
@@ -83,7 +83,7 @@ MAX_STATEMENTS_PER_SIGNER = 8192
 MAX_INVITATIONS = 256
 TIMESTAMPS_PER_INVITATION = 64
 
-# --- Paths (RFC 9000 section 8 for the limit of 3, RFC 4787 for NAT lifetimes) --------------------------------------
+# --- Paths (RFC 9000 section 8 for the limit of 3, RFC 4787 for NAT lifetimes) ---------------------------
 
 KEEPALIVE_INTERVAL: Nanos = 25 * SECOND
 """Idle paths are probed this often: below the 30 s after which common NATs forget a UDP mapping."""
@@ -110,7 +110,7 @@ CANDIDATES_PER_PEER = 16
 INITIATION_PATHS = 8
 """An initiation goes to at most so many candidates at once."""
 
-# --- Gossip ---------------------------------------------------------------------------------------------------------
+# --- Gossip ----------------------------------------------------------------------------------------------
 
 DIGEST_INTERVAL: Nanos = 10 * SECOND
 DIGEST_PEERS = 3

@@ -1,4 +1,4 @@
-"""What all machines of one node share: its keys and settings, the clockwork, and the place where they put their output."""
+"""What all machines of one node share: keys, settings, the clockwork, and the place for their output."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from meshnode.proto.constants import TIMESTAMP_BLOCK
 from meshnode.proto.handshake import Secrets
 from meshnode.proto.timers import TimerTable
 from meshnode.values import (
+    SECOND,
     Capability,
     Entropy,
     Nanos,
@@ -109,14 +110,18 @@ class Context:
 class TimestampClock:
     """Our initiation timestamps: always forward, also over restarts with a clock set back.
 
-    `promised` is what the disk says; it is kept ahead of what was used by up to TIMESTAMP_BLOCK.
+    `promised` is what the disk says; it is kept ahead of the clock by TIMESTAMP_BLOCK. Every start begins at the promise
+    of the one before, so where that is ahead of the clock already it grows only by as much as timestamps can be used:
+    a node that restarts all day must not run away from its clock, others would refuse it (TIMESTAMP_TOLERANCE).
     """
 
     def __init__(self, promised: int) -> None:
         self.promised = promised
         self._last = promised
+        self._wall = 0
 
     def next(self, now: Now) -> int:
+        self._wall = now.wall
         self._last = max(self._last + 1, now.wall)
         return self._last
 
@@ -125,5 +130,5 @@ class TimestampClock:
         return self._last >= self.promised
 
     def promise(self) -> int:
-        self.promised = self._last + TIMESTAMP_BLOCK
+        self.promised = max(self._wall + TIMESTAMP_BLOCK, self._last + SECOND)
         return self.promised

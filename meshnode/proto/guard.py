@@ -49,7 +49,9 @@ def cookie_key(network_id: bytes, static: bytes) -> bytes:
 class Guard:
     """The responder's side: checks macs, makes cookies, keeps the budgets."""
 
-    def __init__(self, ciphers: Ciphers, network_id: bytes, static: bytes, entropy: Entropy, now: Nanos) -> None:
+    def __init__(
+        self, ciphers: Ciphers, network_id: bytes, static: bytes, entropy: Entropy, now: Nanos
+    ) -> None:
         self._ciphers = ciphers
         self._entropy = entropy
         self._mac1_key = mac1_key(network_id, static)

@@ -22,6 +22,7 @@ from meshnode.wire.handshake import (
     parse_response_payload_untrusted,
     parse_response_untrusted,
 )
+
 NO_PSK = bytes(32)
 """The psk between members until the post-quantum ratchet exists; epoch 0."""
 

@@ -13,7 +13,6 @@ from meshnode.crypto.primitives import equal, hash32, short_hash
 from meshnode.proto.constants import MAX_INVITATIONS, TIMESTAMPS_PER_INVITATION
 from meshnode.values import SECOND, Nanos, Prefix
 from meshnode.wire.state import StoredInvitation
-from meshnode.wire.statement import Role
 
 
 class Refusal(Exception):
@@ -32,7 +31,7 @@ class InvitationTerms:
     name: str | None = None
     uses: int = 1
     expires: Nanos = 7 * 24 * 3600 * SECOND
-    roles: Role = Role(0)
+    roles: int = 0
     prefixes: tuple[Prefix, ...] = ()
     valid_seconds: int = 0
 
@@ -73,7 +72,7 @@ class Invitations:
             name=terms.name,
             uses=terms.uses,
             expires=(wall + terms.expires) // SECOND,
-            roles=int(terms.roles),
+            roles=terms.roles,
             prefixes=terms.prefixes,
             valid_seconds=terms.valid_seconds,
             redeemed=(),

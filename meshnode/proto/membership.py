@@ -86,7 +86,7 @@ class Membership:
         self._next_change: int | None = None
         self.refresh(wall)
 
-    # --- what is kept ---------------------------------------------------------------------------------------------
+    # --- what is kept ------------------------------------------------------------------------------------
 
     def add_untrusted(self, raw: bytes, wall: Nanos) -> SignedStatement | None:
         """Keep the statement or record `raw`. Returns it when it is news, None when it is known or superseded.
@@ -135,7 +135,7 @@ class Membership:
     def genesis_statement(self) -> bytes:
         return self._genesis.raw
 
-    # --- what follows ---------------------------------------------------------------------------------------------
+    # --- what follows ------------------------------------------------------------------------------------
 
     def by_static(self, static: bytes) -> Member | None:
         peer = self._by_static.get(static)
@@ -162,7 +162,8 @@ class Membership:
         return tuple(chain)
 
     def next_serial(self, identity: bytes) -> int:
-        serials = [s.body.serial for s in self._kept.values() if _grants(s, identity)]
+        bodies = [s.body for s in self._kept.values() if _grants(s, identity)]
+        serials = [body.serial for body in bodies if isinstance(body, Grant)]
         return max(serials, default=0) + 1
 
     def signed_only_by(self, signer: bytes) -> list[Grant]:
@@ -189,14 +190,14 @@ class Membership:
             self._by_static.setdefault(member.static, member.peer)
         return before != (self.members, self.revoked)
 
-    # --- signing --------------------------------------------------------------------------------------------------
+    # --- signing -----------------------------------------------------------------------------------------
 
     def sign(self, body: Grant | Revocation | Succession | Record, seed: bytes) -> bytes:
         """The statement `body`, signed with the Ed25519 `seed` (an identity's or the root's)."""
         unsigned = pack_unsigned(body, self._ciphers.identity_key(seed))
         return unsigned + self._ciphers.sign(seed, to_be_signed(self.network_id, unsigned))
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    # --- inside ------------------------------------------------------------------------------------------
 
     def _verify_untrusted(self, signed: SignedStatement) -> None:
         if not self._ciphers.verify(signed.signer, signed.signature, signed.signed_bytes(self.network_id)):
@@ -253,7 +254,7 @@ class _Rules:
         roots = _roots(kept, genesis.root)
         self._revoke(revocations, roots, "revoked by the root")
         self._walk(grants, roots)
-        signers = {a: None for a in self.admins}
+        signers = dict.fromkeys(self.admins)
         ordinary = [r for r in revocations if _subject(r) not in self.admins]
         self._revoke(ordinary, signers, "revoked by an admin")
         for subject in self.revoked:

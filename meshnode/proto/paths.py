@@ -69,7 +69,7 @@ class Paths:
         self._busy = False
         self.keepalive: Nanos = KEEPALIVE_INTERVAL
 
-    # --- candidates -----------------------------------------------------------------------------------------------
+    # --- candidates --------------------------------------------------------------------------------------
 
     def offer(self, path: Path, origin: Origin, now: Nanos) -> bool:
         """Learn of a path; True when it is new. A full table forgets its least trusted dead entry."""
@@ -99,7 +99,9 @@ class Paths:
         candidate.heard_at = now
         candidate.credit = min(candidate.credit + UNPROVEN_FACTOR * size, 16_384)
         if not candidate.proven and candidate.origin is Origin.OBSERVED:
-            candidate.next_probe = min(candidate.next_probe, max(now, _last_sent(candidate) + 200 * MILLISECOND))
+            candidate.next_probe = min(
+                candidate.next_probe, max(now, _last_sent(candidate) + 200 * MILLISECOND)
+            )
         if self.active is not None and path != self.active:
             self._suspect_active(now)
 
@@ -129,7 +131,7 @@ class Paths:
     def find(self, path: Path) -> Candidate | None:
         return self._candidates.get(path)
 
-    # --- probing --------------------------------------------------------------------------------------------------
+    # --- probing -----------------------------------------------------------------------------------------
 
     def due(self, now: Nanos) -> list[Candidate]:
         """Candidates that want a probe now; overdue answers are counted as misses first."""
@@ -188,7 +190,7 @@ class Paths:
             times.extend(sent + self._patience(candidate) for sent in candidate.waiting.values())
         return min(times, default=None)
 
-    # --- choice ---------------------------------------------------------------------------------------------------
+    # --- choice ------------------------------------------------------------------------------------------
 
     def choose(self) -> Path | None:
         """Make the best proven path active and return it; None when there is none."""
@@ -208,7 +210,7 @@ class Paths:
             return True
         return best.score() + CLEARLY_BETTER < active.score() * 3 // 4
 
-    # --- inside ---------------------------------------------------------------------------------------------------
+    # --- inside ------------------------------------------------------------------------------------------
 
     def _make_room(self, origin: Origin) -> bool:
         dead = [c for c in self._candidates.values() if not c.proven and c.origin.value >= origin.value]
@@ -273,4 +275,3 @@ def usable_endpoint(host: str, port: int) -> bool:
         return not bad and (not low.startswith("fe8") or "%" in low)
     first = int(host.split(".", 1)[0])
     return first not in (0, 127) and first < 224
-

@@ -114,7 +114,7 @@ class Peer:
         self._told_proven: tuple[Path, ...] = ()
         self.admit(member)
 
-    # --- what the operator and the node say ---------------------------------------------------------------------------
+    # --- what the operator and the node say --------------------------------------------------------------
 
     def admit(self, member: Member) -> None:
         """Tell the data plane what this member may send (again after its grant changed)."""
@@ -164,7 +164,7 @@ class Peer:
             self._context.timers.cancel(self.id, reason)
         self._context.tell(RemovePeer(self.id))
 
-    # --- handshakes we start ------------------------------------------------------------------------------------------
+    # --- handshakes we start -----------------------------------------------------------------------------
 
     def initiate(self, now: Now) -> None:
         """Send an initiation to the best candidates; it is retried until something answers."""
@@ -174,9 +174,7 @@ class Peer:
         previous = self._attempt
         if previous is not None:
             self._context.free_index(previous.exchange.local_index)
-        exchange = InitiatorExchange(
-            self._context.secrets, self.member.static, self._context.new_index(self)
-        )
+        exchange = InitiatorExchange(self._context.secrets, self.member.static, self._context.new_index(self))
         payload = InitiationPayload(
             timestamp=self._timestamps.next(now),
             psk_epoch=0,
@@ -241,7 +239,7 @@ class Peer:
             return REKEY_TIMEOUT + jitter
         return RECONNECT_TIME - self._context.jitter(RECONNECT_TIME // 4)
 
-    # --- handshakes they start ----------------------------------------------------------------------------------------
+    # --- handshakes they start ---------------------------------------------------------------------------
 
     def check_initiation_untrusted(self, payload: InitiationPayload, now: Now) -> None:
         """Refuse what is replayed or comes too often. Remembers the timestamp of what passes."""
@@ -266,7 +264,7 @@ class Peer:
         self._answered[index] = path
         self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
 
-    # --- what the data plane saw --------------------------------------------------------------------------------------
+    # --- what the data plane saw -------------------------------------------------------------------------
 
     def handle_note(self, note: TrafficNote, now: Now) -> None:
         """Traffic on one session and path: confirms keys, feeds timers and paths."""
@@ -342,7 +340,7 @@ class Peer:
         self._settle(now)
         self._schedule_probe(now)
 
-    # --- timers -------------------------------------------------------------------------------------------------------
+    # --- timers ------------------------------------------------------------------------------------------
 
     def handle_timer(self, reason: str, now: Now) -> None:
         """One of this peer's deadlines has come."""
@@ -404,7 +402,7 @@ class Peer:
         else:
             self._context.timers.set(self.id, "probe", max(wakeup, now.boot + 1))
 
-    # --- bringing the data plane in line ------------------------------------------------------------------------------
+    # --- bringing the data plane in line -----------------------------------------------------------------
 
     def _hold(self, completed: Completed, now: Now, confirmed: bool, crossed: bool) -> None:
         self._context.tell(InstallSession(self.id, completed.keys))
@@ -427,7 +425,9 @@ class Peer:
             self._context.tell(UseSession(self.id, session.local_index))
             rekey = session.rekey_at() + self._context.jitter(REKEY_TIMEOUT)
             self._context.timers.set(self.id, "rekey", rekey)
-            self._context.timers.set(self.id, "expiry", self.sessions.next_expiry() or now.boot + REJECT_AFTER_TIME)
+            self._context.timers.set(
+                self.id, "expiry", self.sessions.next_expiry() or now.boot + REJECT_AFTER_TIME
+            )
         self._sealing = index
         self._settle_paths()
         self._settle_up(session, now)

@@ -84,7 +84,7 @@ class Registrar:
         self._root_seed = root_seed
         self.identity = ciphers.identity_key(identity_seed)
 
-    # --- authority ------------------------------------------------------------------------------------------------
+    # --- authority ---------------------------------------------------------------------------------------
 
     def holds_root(self) -> bool:
         return self._root_seed is not None and self._membership.is_root(
@@ -103,7 +103,7 @@ class Registrar:
             raise Refusal("not-admin", "this node is no admin: ask one to invite (or to grant `--admin`)")
         return self._root_seed if self._root_seed is not None and self.holds_root() else self._identity_seed
 
-    # --- invitations ----------------------------------------------------------------------------------------------
+    # --- invitations -------------------------------------------------------------------------------------
 
     def invite(
         self, terms: InvitationTerms, static: bytes, endpoints: tuple[str, ...], entropy: Entropy, wall: Nanos
@@ -179,7 +179,9 @@ class Registrar:
             if redeem.explicit and redeem.name != invitation.name:
                 raise Refusal("name", f"the token is for the name {invitation.name}: join without --name")
             if self._name_is_taken(invitation.name, taken):
-                raise Refusal("name-taken", f"the name {invitation.name} is taken by now: ask for a new token")
+                raise Refusal(
+                    "name-taken", f"the name {invitation.name} is taken by now: ask for a new token"
+                )
             return invitation.name
         if not valid_name(redeem.name):
             raise Refusal("name", "a node's name has 1 to 63 characters of a-z A-Z 0-9 . _ -")
@@ -218,7 +220,7 @@ class Registrar:
                 return address
         raise Refusal("addresses", "the network's IPv4 prefix has no free address left")
 
-    # --- revocation and renewal -----------------------------------------------------------------------------------
+    # --- revocation and renewal --------------------------------------------------------------------------
 
     def revoke(self, member: Member, keep: bool, wall: Nanos) -> list[bytes]:
         """Statements that end `member`; with `keep`, first new grants for those whom only it had vouched for."""

@@ -11,7 +11,7 @@ Key = tuple[Hashable, str]
 
 
 class TimerTable:
-    """At most one deadline per (owner, reason). Setting replaces, cancelling forgets; expiry order is time, then age."""
+    """At most one deadline per (owner, reason). Setting replaces; expiry is by time, then age."""
 
     def __init__(self) -> None:
         self._deadlines: dict[Key, tuple[Nanos, int]] = {}
