@@ -1,0 +1,1 @@
+"""The command line: one module per verb or family of verbs. It asks, shows and explains; the layers below decide."""
