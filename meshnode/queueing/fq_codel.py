@@ -186,7 +186,9 @@ class FqCodel(Generic[T]):
             else:
                 return None
             if flow.deficit <= 0:
-                self._end_turn(flow)
+                # A flow that is alone comes round until its debt, a whole train, is paid: at once, then.
+                alone = len(self._flows) == 1
+                self._end_turn(flow, -flow.deficit // self.quantum + 1 if alone else 1)
                 continue
             entry = flow.dequeue(self.codel, now)
             if entry is not None:
@@ -209,6 +211,7 @@ class FqCodel(Generic[T]):
             if flow.deficit <= 0:
                 self._end_turn(flow)
             elif not flow.entries:
+                flow.dequeue(self.codel, now)  # CoDel is to know that the flow went empty
                 self._retire(flow, now)
             else:
                 return self._take_along(flow, now, max_size, fits)
@@ -221,7 +224,7 @@ class FqCodel(Generic[T]):
 
     @property
     def served_key(self) -> Hashable:
-        """The key of the flow that was served last (None: none was)."""
+        """The key of the flow that was served last; None if it has been forgotten since."""
         return None if self._served is None else self._served.key
 
     def memory(self) -> int:
@@ -232,7 +235,7 @@ class FqCodel(Generic[T]):
         """Drop from the head of the fattest flow: half of its backlog, at most 64 items. Returns how many.
 
         The search looks at all flows, so it has to pay for itself: if the fattest of many is too thin for
-        that, the next ones follow, until there is one drop for every 64 flows (and `at_least` so many).
+        that, the next ones follow, until there is one drop for every 32 flows (and `at_least` so many).
         """
         at_least = max(at_least, len(self._flows) >> SCAN_SHIFT)
         dropped = 0
@@ -248,6 +251,7 @@ class FqCodel(Generic[T]):
         for flow in self._flows.values():
             while (entry := flow.pull()) is not None:
                 self._discard(entry[3], entry[2], DropReason.CLEARED)
+        self._served = None
         self._flows.clear()
         self._new.clear()
         self._old.clear()
@@ -309,10 +313,8 @@ class FqCodel(Generic[T]):
         assert entry is not None
         return self._serve(flow, entry, now)
 
-    def _end_turn(self, flow: _Flow[T]) -> None:
+    def _end_turn(self, flow: _Flow[T], rounds: int = 1) -> None:
         """The flow at the head has spent its quantum: it gets another one, and is last among the old."""
-        # A flow that is alone comes round until its debt, a whole train, is paid: do these rounds at once.
-        rounds = 1 if len(self._flows) > 1 else 1 - flow.deficit // self.quantum
         flow.deficit += rounds * self.quantum
         self._make_last(flow)
 
@@ -338,6 +340,8 @@ class FqCodel(Generic[T]):
     def _forget(self, flow: _Flow[T]) -> None:
         """Drop a flow that is on no list any more, but keep what CoDel learned of it."""
         del self._flows[flow.key]
+        if flow is self._served:
+            self._served = None
         memory = flow.remember()
         if memory is not None:
             if len(self._signals) >= REMEMBERED_FLOWS:

@@ -13,8 +13,8 @@ from typing import Protocol
 DEFAULT_LIMIT = 16 << 20
 """16 MB (DESIGN section 7; mac80211's default)."""
 
-SCAN_SHIFT = 6
-"""A search through n queues (or flows) frees at least n >> 6 items: a bounded cost for each drop."""
+SCAN_SHIFT = 5
+"""A search through n queues (or flows) frees at least n >> 5 items: a bounded cost for each drop."""
 
 _memory = methodcaller("memory")
 

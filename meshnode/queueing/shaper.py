@@ -27,15 +27,14 @@ TOKENS_PER_BYTE = 8 * 1_000_000_000
 
 
 class TokenBucket:
-    """Shapes to `rate_bps` (None: not at all). It holds `burst` nanoseconds of the rate and one packet of
-    `mtu` bytes.
+    """Shapes to `rate_bps` (None: not at all). It is empty at `now`.
 
-    `overhead` is added to every packet. It may be changed at any time, when a path's family changes. The
-    bucket is empty at `now`. An item that is larger than the bucket may go when the bucket is full, and is
-    paid off afterwards.
+    It saves up at most `burst` nanoseconds of the rate and one packet of `mtu` bytes on the wire. `overhead`
+    is added to every packet; it may be changed at any time, as when a path's family changes. An item that is
+    larger than the bucket may go when the bucket is full, and is paid off afterwards.
     """
 
-    __slots__ = ("_burst", "_mtu", "_rate", "_settled", "_tokens", "overhead")
+    __slots__ = ("_burst", "_capacity", "_mtu", "_rate", "_settled", "_tokens", "overhead")
 
     def __init__(
         self,
@@ -50,6 +49,7 @@ class TokenBucket:
         self._burst = burst
         self._mtu = mtu
         self._rate: int | None = None
+        self._capacity = 0
         self._tokens = 0
         self._settled = now
         self.set_rate(rate_bps, now)
@@ -63,28 +63,26 @@ class TokenBucket:
         """Change the rate at once, without a burst and without a stall.
 
         What was saved is cut to what the new rate may save. A debt lasts no longer than it would have: at a
-        lower rate it is scaled down. From no rate to one, the bucket starts empty: nothing was saved and
-        nothing is owed.
+        lower rate it is scaled down. From no rate to one the bucket starts empty: nothing was saved, nothing
+        is owed. Raises ValueError unless the rate is positive or None.
         """
         if rate_bps is not None and rate_bps <= 0:
             raise ValueError(f"a rate must be positive, not {rate_bps} bit/s; None is no limit")
-        if self._rate is None or rate_bps is None:
-            self._tokens = 0
-            self._settled = now
-        else:
-            tokens = self._tokens_at(self._rate, now)
-            if tokens < 0:
-                tokens = max(tokens, tokens * rate_bps // self._rate)
-            self._tokens = min(tokens, self._capacity(rate_bps))
-            self._settled = max(now, self._settled)
-        self._rate = rate_bps
+        old, self._rate = self._rate, rate_bps
+        tokens = 0 if old is None else self._tokens_at(old, now)
+        if old is not None and rate_bps is not None and tokens < 0 and rate_bps < old:
+            tokens = tokens * rate_bps // old
+        self._capacity = 0 if rate_bps is None else rate_bps * self._burst + self._mtu * TOKENS_PER_BYTE
+        self._tokens = min(tokens, self._capacity)
+        self._settled = max(now, self._settled)
 
     def ready_at(self, now: int, size: int, packets: int = 1) -> int:
         """The first time, from `now` on, at which `size` bytes in `packets` packets may leave."""
         rate = self._rate
         if rate is None:
             return now
-        missing = min(self._price(size, packets), self._capacity(rate)) - self._tokens_at(rate, now)
+        price = (size + packets * self.overhead) * TOKENS_PER_BYTE
+        missing = min(price, self._capacity) - self._tokens_at(rate, now)
         return now if missing <= 0 else now + -(-missing // rate)
 
     def spend(self, now: int, size: int, packets: int = 1) -> None:
@@ -92,15 +90,13 @@ class TokenBucket:
         rate = self._rate
         if rate is None:
             return
-        self._tokens = self._tokens_at(rate, now) - self._price(size, packets)
+        price = (size + packets * self.overhead) * TOKENS_PER_BYTE
+        self._tokens = self._tokens_at(rate, now) - price
         self._settled = max(now, self._settled)
 
-    def _price(self, size: int, packets: int) -> int:
-        return (size + packets * self.overhead) * TOKENS_PER_BYTE
-
-    def _capacity(self, rate: int) -> int:
-        return rate * self._burst + (self._mtu + self.overhead) * TOKENS_PER_BYTE
-
     def _tokens_at(self, rate: int, now: int) -> int:
-        """What has dripped in until `now`; a `now` before the last one adds nothing."""
-        return min(self._capacity(rate), self._tokens + rate * max(0, now - self._settled))
+        """What there is at `now`; a `now` before the last one adds nothing."""
+        tokens = self._tokens
+        if now > self._settled:
+            tokens += rate * (now - self._settled)
+        return min(tokens, self._capacity)
