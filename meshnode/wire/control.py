@@ -74,10 +74,35 @@ class GoodbyeMessage:
     reason: str
 
 
-ControlMessage = Redeem | EnrolledAnswer | Refused | Digest | Statements | GoodbyeMessage
+@dataclass(frozen=True, slots=True)
+class Buckets:
+    """One hash (8) for each of the 64 buckets into which the first byte of their hash sorts all items, modulo 64."""
+
+    hashes: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The short hashes (8) of the items in one bucket, where the two sides differ."""
+
+    bucket: int
+    items: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Short hashes (8) of items that the sender lacks."""
+
+    items: tuple[bytes, ...]
+
+
+ControlMessage = (
+    Redeem | EnrolledAnswer | Refused | Digest | Statements | GoodbyeMessage | Buckets | Summary | Want
+)
 
 _NAME = text(63, valid_name)
 _STATEMENT = binary(MINIMUM_STATEMENT, MAX_STATEMENT)
+_SHORTS = each(binary(8), 100)
 _STATEMENTS = each(_STATEMENT, MAX_CONTROL // MINIMUM_STATEMENT)
 
 SCHEMA: dict[int, tuple[type[ControlMessage], tuple[Field[Any], ...]]] = {
@@ -87,6 +112,9 @@ SCHEMA: dict[int, tuple[type[ControlMessage], tuple[Field[Any], ...]]] = {
     4: (Digest, (binary(16), integer(0, 2**32 - 1))),
     5: (Statements, (_STATEMENTS,)),
     6: (GoodbyeMessage, (text(MAX_TEXT),)),
+    7: (Buckets, (_SHORTS,)),
+    8: (Summary, (integer(0, 63), _SHORTS)),
+    9: (Want, (_SHORTS,)),
 }
 """kind -> the message and its fields. Fields after these are a newer node's and ignored."""
 
