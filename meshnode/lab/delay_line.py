@@ -29,9 +29,8 @@ _COMPILE_TIMEOUT: Final = 120.0  # a loaded machine
 class Wire:
     """What a delay line does to each frame, in both directions alike.
 
-    Loss and duplication are probabilities of a *frame*, and a superpacket is one frame: switch offload off at
-    the sender (Interface.offload) where single packets shall be lost. Jitter adds from 0 to `jitter_ms` and
-    never reorders.
+    Loss and duplication are probabilities of a *frame*, and a superpacket is one frame: forbid them where single
+    packets shall be lost (Interface.set_superpackets). Jitter adds from 0 to `jitter_ms` and never reorders.
     """
 
     delay_ms: float = 0.0

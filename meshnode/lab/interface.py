@@ -114,11 +114,10 @@ class Interface:
         """Take the limit away, with what waits in its queue."""
         self._tc(f"delete dev {self.name} root")
 
-    def offload(self, on: bool) -> None:
-        """Segmentation offload and GRO: when off, every frame is one packet, as a lossy wire wants it."""
-        state = "on" if on else "off"
-        features = ["tso", state, "gso", state, "gro", state, "tx-udp-segmentation", state]
-        self.namespace.run(["ethtool", "-K", self.name, *features])
+    def set_superpackets(self, allowed: bool) -> None:
+        """Whether frames that go out may be superpackets; where not, each is one packet, as a lossy wire wants it."""
+        # The kernel cuts what has more segments than the device takes, just in front of the device.
+        self.namespace.ip([f"link set dev {self.name} gso_max_segs {65535 if allowed else 1}"])
 
     def counters(self) -> LinkCounters:
         return parse_link_counters(self._json("ip", "-s", "link", "show", "dev", self.name))
