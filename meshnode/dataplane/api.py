@@ -1,7 +1,9 @@
-"""What the edge and the simulator may ask of a data plane. Batch-shaped and small, so that a native mill can stand in.
+"""What the edge and the simulator may ask of a data plane. Batch-shaped and small, so that a native mill can
+stand in.
 
-A data plane does no I/O and reads no clock. It owns the transport keys, the counters and the queues; it decides nothing
-about peers, sessions or paths, but carries out `DataPlaneCommand`s and tells back what it saw. One turn of its owner:
+A data plane does no I/O and reads no clock. It owns the transport keys, the counters and the queues; it
+decides nothing about peers, sessions or paths, but carries out `DataPlaneCommand`s and tells back what it
+saw. One turn of its owner:
 
     plane.push_packets(read from the TUN); plane.push_datagrams(read from the sockets)
     plane.work(now, budget)                    # seal and open for about `budget` nanoseconds
@@ -33,9 +35,9 @@ from meshnode.values import (
 class Batch(NamedTuple):
     """Sealed datagrams for one path, in order, back to back in one buffer that now belongs to the taker.
 
-    Each has `segment_size` bytes, but the last may be shorter: the shape that UDP_SEGMENT sends with one call (at most
-    64 datagrams and 65,000 bytes). `dscp_ecn` is the outer TOS/traffic class byte, `label` the 20-bit IPv6 flow label
-    (0: none).
+    Each has `segment_size` bytes, but the last may be shorter: the shape that UDP_SEGMENT sends with one call
+    (at most 64 datagrams and 65,000 bytes). `dscp_ecn` is the outer TOS/traffic class byte, `label` the
+    20-bit IPv6 flow label (0: none).
     """
 
     peer: PeerId
@@ -52,10 +54,11 @@ class Batch(NamedTuple):
 
 
 class TunPacket(NamedTuple):
-    """What one TUN read gave or one TUN write takes: `header` is the virtio-net header (empty without offload).
+    """What one TUN read gave or one TUN write takes: `header` is the virtio-net header (empty without
+    offload).
 
-    `data` is one buffer or a list of buffers for one `writev` (a joined superpacket). The data plane keeps what it is
-    given until it is sealed, so every read needs a buffer of its own; it never writes into it.
+    `data` is one buffer or a list of buffers for one `writev` (a joined superpacket). The data plane keeps
+    what it is given until it is sealed, so every read needs a buffer of its own; it never writes into it.
     """
 
     header: bytes

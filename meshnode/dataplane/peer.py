@@ -1,0 +1,131 @@
+"""What the data plane holds of one peer: its sessions, its path, and a queue in front of each crypto step."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+
+from meshnode.dataplane.fragments import Reassembly, ReassemblyLimits
+from meshnode.dataplane.runs import Run
+from meshnode.dataplane.session import Session
+from meshnode.dataplane.source_check import SourceCheck
+from meshnode.dataplane.trains import Train
+from meshnode.queueing.fifo import Fifo
+from meshnode.queueing.flow_hash import FlowTagger
+from meshnode.queueing.fq_codel import FqCodel
+from meshnode.queueing.scheduler import Lane
+from meshnode.queueing.shaper import TokenBucket
+from meshnode.values import Nanos, Path, PathKind, PeerId, SendFrames
+from meshnode.wire.header import DATA_HEADER_SIZE, TAG_SIZE, TRANSMIT_TIME_SIZE
+
+SEAL_OVERHEAD = DATA_HEADER_SIZE + TRANSMIT_TIME_SIZE + TAG_SIZE
+"""Bytes of a datagram that are not frames."""
+
+SEGMENT_OVERHEAD = 8
+"""Frame header, index and size of a segment: what is told to TCP leaves room for them, so that its trains
+fit."""
+
+IPV4_UDP, IPV6_UDP = 28, 48
+_IPV6_TCP = 74
+"""IPv6, TCP with timestamps, the length prefix."""
+_RELAY = IPV6_UDP + SEAL_OVERHEAD + 4 + 36
+"""The relay frame and the datagram that carries it (docs/protocol.md, frame 7)."""
+
+
+def path_overhead(path: Path) -> int:
+    """Bytes of headers below a datagram on `path`, IP included."""
+    if path.kind is PathKind.UDP:
+        return IPV6_UDP if ":" in path.remote.host else IPV4_UDP
+    return _IPV6_TCP if path.kind is PathKind.TCP else _RELAY
+
+
+class Direction(Enum):
+    """The two lines of the mill."""
+
+    OUT = "out"
+    IN = "in"
+
+
+class Peer:
+    """One peer. Changed by `Plane.apply` and by the two directions of the mill, each in its own fields."""
+
+    __slots__ = (
+        "bucket",
+        "check",
+        "control",
+        "ecn",
+        "held_since",
+        "id",
+        "inner_mtu",
+        "next_fragment",
+        "open_lane",
+        "path",
+        "proven",
+        "queue",
+        "queue_in",
+        "reassembly",
+        "received_bytes",
+        "received_packets",
+        "room",
+        "seal_lane",
+        "sent_bytes",
+        "sent_packets",
+        "session",
+        "sessions",
+        "tagger",
+        "unsendable_at",
+    )
+
+    def __init__(
+        self,
+        id: PeerId,
+        lanes: Callable[[Peer, Direction], Lane],
+        check: SourceCheck,
+        queue: FqCodel[Train] | Fifo[Train],
+        queue_in: FqCodel[Run] | Fifo[Run],
+        tagger: FlowTagger,
+        reassembly: ReassemblyLimits,
+    ) -> None:
+        self.id = id
+        self.check = check
+        self.sessions: dict[int, Session] = {}
+        self.session: Session | None = None  # the one that seals
+        self.path: Path | None = None
+        self.room = 0  # bytes of frames in one datagram
+        self.inner_mtu = 0  # the packet size that we tell others to use
+        self.ecn = True
+        self.proven: dict[Path, None] = {}
+        self.queue = queue
+        self.queue_in = queue_in
+        self.seal_lane = lanes(self, Direction.OUT)
+        self.open_lane = lanes(self, Direction.IN)
+        self.bucket: TokenBucket | None = None
+        self.control: deque[SendFrames] = deque()
+        self.tagger = tagger
+        self.reassembly = Reassembly(reassembly)
+        self.next_fragment = 0
+        self.held_since: Nanos | None = None
+        self.unsendable_at: Nanos | None = None
+        self.sent_packets = self.sent_bytes = 0
+        self.received_packets = self.received_bytes = 0
+
+    @property
+    def is_up(self) -> bool:
+        """Whether user traffic can leave now."""
+        return self.session is not None and self.path is not None
+
+    def use_path(self, path: Path | None, mtu: int, tun_mtu: int) -> None:
+        """Send over `path` from now on, in IP packets of at most `mtu` bytes."""
+        self.path = path
+        self.room = 0 if path is None else mtu - path_overhead(path) - SEAL_OVERHEAD
+        self.inner_mtu = max(0, min(tun_mtu, self.room - SEGMENT_OVERHEAD))
+
+    def limit_rate(self, bits_per_second: int | None, now: Nanos) -> None:
+        """Shape what leaves for this peer, from now on."""
+        if bits_per_second is None:
+            self.bucket = None
+        elif self.bucket is None:
+            self.bucket = TokenBucket(bits_per_second, now=now, overhead=0)
+        else:
+            self.bucket.set_rate(bits_per_second, now)
