@@ -1,1 +1,1 @@
-"""Sockets, the TUN device, netlink, files and clocks: everything that touches the machine, and the only place with `await`."""
+"""Sockets, the TUN device, netlink, files, clocks: what touches the machine, and the only place with `await`."""

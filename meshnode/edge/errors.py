@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 
@@ -19,10 +18,5 @@ class NotRunning(EdgeError):
 
 
 def reason(error: OSError) -> str:
-    """What the operating system says, without Python's decoration."""
+    """What the operating system says, without Python's decoration: `No space left on device`."""
     return os.strerror(error.errno) if error.errno else str(error)
-
-
-def is_missing(error: OSError) -> bool:
-    """The file, or a directory on the way to it, does not exist."""
-    return error.errno in (errno.ENOENT, errno.ENOTDIR)
