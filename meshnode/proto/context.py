@@ -65,6 +65,7 @@ class Context:
         self.transmits: deque[Transmit] = deque()
         self.outputs: deque[Output] = deque()
         self.indices: dict[int, object] = {}
+        self.turns: deque[tuple[PeerId, bool]] = deque()
 
     def transmit(self, path: Path, data: bytes) -> None:
         """Put a handshake datagram on a path."""
@@ -76,6 +77,10 @@ class Context:
 
     def notice(self, level: str, text: str) -> None:
         self.outputs.append(Notice(level, text))
+
+    def turned(self, peer: PeerId, up: bool) -> None:
+        """A peer came up or went down: the node follows at the end of the call."""
+        self.turns.append((peer, up))
 
     def count(self, name: str, amount: int = 1) -> None:
         self.counters[name] += amount
@@ -110,9 +115,9 @@ class Context:
 class TimestampClock:
     """Our initiation timestamps: always forward, also over restarts with a clock set back.
 
-    `promised` is what the disk says; it is kept ahead of the clock by TIMESTAMP_BLOCK. Every start begins at the promise
-    of the one before, so where that is ahead of the clock already it grows only by as much as timestamps can be used:
-    a node that restarts all day must not run away from its clock, others would refuse it (TIMESTAMP_TOLERANCE).
+    `promised` is what the disk says; it is kept ahead of the clock by TIMESTAMP_BLOCK. Every start begins at the
+    promise of the one before, so where that is ahead already it grows only by what can be used up: a node that
+    restarts all day must not run away from its clock, or others refuse it (TIMESTAMP_TOLERANCE).
     """
 
     def __init__(self, promised: int) -> None:

@@ -1,9 +1,9 @@
 """Anti-entropy: members that meet end up with the union of what they know (docs/protocol.md section 5).
 
-Digest first, difference after. A digest names everything known; a different one is answered with the hashes of 64 buckets,
-those that differ with the short hashes of their items, and these with the items that the other side lacks, and a list
-of what it should send back. Each message stands for itself, so loss only costs the next round. What is new goes on at once:
-its origin tells every peer, everybody else a few at random; digests repair the rest.
+Digest first, difference after. A digest names everything known; a different one is answered with the hashes of 64
+buckets, those that differ with the short hashes of their items, and these with the items that the other side lacks and
+a list of what it should send back. Each message stands for itself, so loss only costs the next round. What is new goes
+on at once: its origin tells every peer, everybody else a few at random; digests repair the rest.
 """
 
 from __future__ import annotations
@@ -187,7 +187,9 @@ class Gossip:
         """By kind of dependency: what vouches first. Genesis never travels so: all have it from their enrolment."""
         if len(items) < 2:
             return items
-        place = {raw: n for n, raw in enumerate((*self._membership.statements(), *self._membership.records()))}
+        place = {
+            raw: n for n, raw in enumerate((*self._membership.statements(), *self._membership.records()))
+        }
         return sorted((raw for raw in items if raw in place), key=place.__getitem__)
 
     def _read_items_untrusted(self, peer: PeerId, message: Statements, now: Now) -> None:

@@ -33,7 +33,7 @@ from meshnode.wire.statement import (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A valid member as every node sees it. `name` and `ipv4` are what it holds, None for one lost to an older claim."""
+    """A valid member as every node sees it. `name` and `ipv4` are None where an older claim has won them."""
 
     peer: PeerId
     identity: bytes
@@ -79,12 +79,8 @@ class Membership:
         self._hashes: dict[bytes, SignedStatement] = {signed.hash: signed}
         self._per_signer: dict[bytes, int] = {}
         self._known: dict[bytes, int] = {signed.body.root: 0}
-        self._grants: dict[bytes, SignedStatement] = {}
-        self.members: dict[PeerId, Member] = {}
-        self.revoked: dict[PeerId, str] = {}
-        self._by_static: dict[bytes, PeerId] = {}
-        self._next_change: int | None = None
-        self.refresh(wall)
+        self._wall = wall
+        self._view: _View | None = None
 
     # --- what is kept ------------------------------------------------------------------------------------
 
@@ -135,11 +131,20 @@ class Membership:
     def genesis_statement(self) -> bytes:
         return self._genesis.raw
 
-    # --- what follows ------------------------------------------------------------------------------------
+    # --- what follows -----------------------------------------------------------------------------------------
+
+    @property
+    def members(self) -> dict[PeerId, Member]:
+        """Who is a member now, in order of precedence."""
+        return self._current().members
+
+    @property
+    def revoked(self) -> dict[PeerId, str]:
+        """Whose keys are refused for good, and by whom."""
+        return self._current().revoked
 
     def by_static(self, static: bytes) -> Member | None:
-        peer = self._by_static.get(static)
-        return None if peer is None else self.members[peer]
+        return self._current().by_static.get(static)
 
     def by_name(self, text: str) -> Member | None:
         """The member that a person means by `text`: a name, or the beginning of an id that is unique."""
@@ -151,10 +156,11 @@ class Membership:
 
     def chain(self, identity: bytes) -> tuple[bytes, ...]:
         """The statements that prove a member: its grant first, then its signers', a succession last."""
+        grants = self._current().grants
         chain: list[bytes] = []
         signer = identity
         while signer != self.genesis.root and len(chain) <= MAX_CHAIN + 1:
-            signed = self._grants.get(signer) or self._succession_to(signer)
+            signed = grants.get(signer) or self._succession_to(signer)
             if signed is None:
                 break
             chain.append(signed.raw)
@@ -168,27 +174,28 @@ class Membership:
 
     def signed_only_by(self, signer: bytes) -> list[Grant]:
         """Grants in force that this signer gave (what would fall with it)."""
-        return [s.body for s in self._grants.values() if s.signer == signer and isinstance(s.body, Grant)]
+        grants = self._current().grants.values()
+        return [s.body for s in grants if s.signer == signer and isinstance(s.body, Grant)]
 
     def is_root(self, key: bytes) -> bool:
         return self._known.get(key) == 0
 
     def next_change(self) -> Nanos | None:
         """Wall time at which a grant begins or ends to count; `refresh` then."""
-        return None if self._next_change is None else self._next_change * SECOND
+        change = self._current().next_change
+        return None if change is None else change * SECOND
 
-    def refresh(self, wall: Nanos) -> bool:
-        """Compute who is a member at `wall`; returns whether that changed."""
-        before = (self.members, self.revoked)
-        rules = _Rules(self._kept.values(), self.genesis, wall // SECOND)
-        self._grants = rules.winners
-        self._next_change = rules.next_change
-        self.members = _settle_claims(self.network_id, rules)
-        self.revoked = {peer_id(subject): reason for subject, reason in rules.revoked.items()}
-        self._by_static = {}
-        for member in self.members.values():
-            self._by_static.setdefault(member.static, member.peer)
-        return before != (self.members, self.revoked)
+    def refresh(self, wall: Nanos) -> None:
+        """Time has passed, or statements came: who is a member is computed anew when somebody asks."""
+        self._wall = wall
+        self._view = None
+
+    def _current(self) -> _View:
+        if self._view is None:
+            self._view = _View(
+                self.network_id, _Rules(self._kept.values(), self.genesis, self._wall // SECOND)
+            )
+        return self._view
 
     # --- signing -----------------------------------------------------------------------------------------
 
@@ -296,6 +303,19 @@ class _Rules:
         for signed in revocations:
             if signed.signer in signers:
                 self.revoked.setdefault(_subject(signed), reason)
+
+
+class _View:
+    """What follows from the statements at one time, ready to be asked."""
+
+    def __init__(self, network: bytes, rules: _Rules) -> None:
+        self.grants = rules.winners
+        self.next_change = rules.next_change
+        self.members = _settle_claims(network, rules)
+        self.revoked = {peer_id(subject): reason for subject, reason in rules.revoked.items()}
+        self.by_static: dict[bytes, Member] = {}
+        for member in self.members.values():
+            self.by_static.setdefault(member.static, member)
 
 
 def _roots(kept: Iterable[SignedStatement], genesis: bytes) -> dict[bytes, None]:

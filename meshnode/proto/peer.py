@@ -35,6 +35,7 @@ from meshnode.values import (
     AdmitPeer,
     BadPacket,
     Ecn,
+    Endpoint,
     InstallSession,
     Nanos,
     Now,
@@ -101,7 +102,7 @@ class Peer:
         self.since: Nanos = now.boot
         self.why = "not reached yet"
         self.greatest_timestamp = 0
-        self.reflexive: dict[Path, str] = {}
+        self.reflexive: dict[Path, Endpoint] = {}
         self._context = context
         self._timestamps = timestamps
         self._chain = chain
@@ -159,6 +160,7 @@ class Peer:
             self._retire(session)
         if self.up:
             self.up = False
+            self._context.turned(self.id, False)
             self._context.tell(PeerDown(self.id, "revoked"))
         for reason in ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence"):
             self._context.timers.cancel(self.id, reason)
@@ -313,7 +315,7 @@ class Peer:
         if self.paths.echoed(echo.token, opened.path, now.boot) is None:
             raise BadPacket("echo unasked")
         if echo.seen is not None:
-            self.reflexive[opened.path] = str(echo.seen)
+            self.reflexive[opened.path] = echo.seen
         self._settle(now)
         self._schedule_probe(now)
 
@@ -448,6 +450,7 @@ class Peer:
             return
         self.up = up
         self.since = now.boot
+        self._context.turned(self.id, up)
         if up:
             self.why = ""
             self._context.tell(PeerUp(self.id))
