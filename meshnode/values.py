@@ -331,6 +331,16 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to `Node.ping`, with the round-trip time and the path that it took."""
+
+    peer: PeerId
+    token: bytes
+    rtt: Nanos
+    path: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Enrolled:
     """A joiner has its grant: `state` is the encoded state to store before anything else happens."""
 
@@ -344,7 +354,7 @@ class EnrolmentRefused:
     reason: str
 
 
-Event = PeerUp | PeerDown | MembershipChanged | SaveState | Notice | Enrolled | EnrolmentRefused
+Event = PeerUp | PeerDown | MembershipChanged | SaveState | Notice | Pong | Enrolled | EnrolmentRefused
 Output = Event | DataPlaneCommand | SendFrames
 
 

@@ -172,6 +172,10 @@ class Node:
         self._sync_members(now)
         return self._save_now()
 
+    def ping(self, peer: PeerId, now: Now) -> bytes | None:
+        """Probe a peer; the event `Pong` with the returned token answers. None: there is no way to it now."""
+        return self.peers[peer].ping(now) if peer in self.peers else None
+
     # --- the verbs ------------------------------------------------------------------------------------------------
 
     def handle_datagram(self, data: bytes, path: Path, now: Now) -> None:

@@ -28,7 +28,7 @@ from meshnode.proto.context import Context, TimestampClock
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.handshake import Completed, InitiatorExchange, ResponderExchange, choose_suite
 from meshnode.proto.membership import Member
-from meshnode.proto.paths import NEVER, Origin, Paths
+from meshnode.proto.paths import NEVER, Candidate, Origin, Paths
 from meshnode.proto.session import Session, Sessions
 from meshnode.values import (
     SECOND,
@@ -44,6 +44,7 @@ from meshnode.values import (
     PathKind,
     PeerDown,
     PeerUp,
+    Pong,
     ProvePaths,
     RemovePeer,
     RetireSession,
@@ -54,6 +55,9 @@ from meshnode.values import (
 )
 from meshnode.wire.control import GoodbyeMessage
 from meshnode.wire.frames import (
+    FRAME_HEADER,
+    MINIMUM_PROBE,
+    PROBE_TOKEN_SIZE,
     Echo,
     FrameType,
     Probe,
@@ -66,7 +70,8 @@ from meshnode.wire.handshake import InitiationPayload, parse_cookie_untrusted
 from meshnode.wire.header import MINIMUM_DATA
 from meshnode.wire.statement import Role
 
-PROBE_FRAME = MINIMUM_DATA + 4 + 48
+PROBE_FRAME = MINIMUM_DATA + FRAME_HEADER.size + MINIMUM_PROBE
+MAX_PINGS = 16
 
 
 @dataclass(slots=True)
@@ -110,6 +115,7 @@ class Peer:
         self._jar = CookieJar(context.ciphers, context.network_id, member.static)
         self._answered: dict[int, Path] = {}
         self._last_answer: Nanos = NEVER
+        self._pings: dict[bytes, None] = {}
         self._sealing: int | None = None
         self._told_path: Path | None = None
         self._told_proven: tuple[Path, ...] = ()
@@ -148,6 +154,18 @@ class Peer:
         if self.sessions.sealing() is None:
             self.initiate(now)
         self._probe(now)
+
+    def ping(self, now: Now) -> bytes | None:
+        """Probe the active path; the echo brings a `Pong` with the returned token. None: there is no way now."""
+        active = self.paths.find(self.paths.active) if self.paths.active is not None else None
+        if active is None or self.sessions.sealing() is None:
+            return None
+        token = self._send_probe(active, now)
+        self._pings[token] = None
+        while len(self._pings) > MAX_PINGS:
+            del self._pings[next(iter(self._pings))]
+        self._schedule_probe(now)
+        return token
 
     def say_goodbye(self, reason: str) -> None:
         if self.up:
@@ -312,8 +330,12 @@ class Peer:
     def read_echo_untrusted(self, body: bytes, opened: Opened, now: Now) -> None:
         """The answer to a probe of ours: the path works, and the peer tells how it sees us."""
         echo = parse_echo_untrusted(body)
-        if self.paths.echoed(echo.token, opened.path, now.boot) is None:
+        rtt = self.paths.echoed(echo.token, opened.path, now.boot)
+        if rtt is None:
             raise BadPacket("echo unasked")
+        if echo.token in self._pings:
+            del self._pings[echo.token]
+            self._context.tell(Pong(self.id, echo.token, rtt, opened.path))
         if echo.seen is not None:
             self.reflexive[opened.path] = echo.seen
         self._settle(now)
@@ -388,14 +410,18 @@ class Peer:
             if session is None or not self.paths.may_send(candidate, PROBE_FRAME):
                 self.paths.postpone(candidate, now.boot)
                 continue
-            token = self._context.entropy.token(8)
-            probe = pack_frame(FrameType.PROBE, Probe(token, ProbeMode.LIVENESS).pack())
-            self.paths.probed(candidate, token, now.boot)
-            self._context.tell(SendFrames(self.id, probe, candidate.path))
+            self._send_probe(candidate, now)
         self._settle(now)
         if had_path and self.paths.active is None and self._attempt is None:
             self.initiate(now)
         self._schedule_probe(now)
+
+    def _send_probe(self, candidate: Candidate, now: Now) -> bytes:
+        token = self._context.entropy.token(PROBE_TOKEN_SIZE)
+        probe = pack_frame(FrameType.PROBE, Probe(token, ProbeMode.LIVENESS).pack())
+        self.paths.probed(candidate, token, now.boot)
+        self._context.tell(SendFrames(self.id, probe, candidate.path))
+        return token
 
     def _schedule_probe(self, now: Now) -> None:
         wakeup = self.paths.next_wakeup()

@@ -1,0 +1,299 @@
+"""The mill task: one loop that reads all descriptors, lets core and data plane work, and writes what they give.
+
+It owns the core, so nothing needs a lock. One turn drains the descriptors (bounded), spends about a millisecond on
+crypto, and makes one checkpoint; a turn that found nothing to do parks on one epoll descriptor that stands for all.
+A Trio call per packet would cost more than the packet (docs/decisions/0003-mill.md).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Protocol
+
+import trio
+
+from meshnode.dataplane.api import Batch, TunPacket
+from meshnode.dataplane.plane import Plane
+from meshnode.edge import clock
+from meshnode.edge.errors import EdgeError
+from meshnode.edge.tun import OffloadRefused, Tun
+from meshnode.edge.udp import UdpSocket
+from meshnode.values import (
+    MILLISECOND,
+    AdmitPeer,
+    Command,
+    Datagram,
+    DataPlaneCommand,
+    Event,
+    InstallSession,
+    LimitRate,
+    LinkChanged,
+    Nanos,
+    Now,
+    Opened,
+    Output,
+    Path,
+    PathKind,
+    ProvePaths,
+    RemovePeer,
+    RetireSession,
+    SendFrames,
+    TrafficNote,
+    Transmit,
+    Unsendable,
+    UsePath,
+    UseSession,
+)
+from meshnode.wire.header import MessageType
+
+TURN: Nanos = MILLISECOND
+"""What one turn may spend on sealing and opening."""
+
+READS = 64
+"""Socket and TUN reads a turn."""
+
+PENDING_BATCHES = 64
+"""Sealed batches kept for a full socket; more are given up, for what is older than that is not worth sending."""
+
+_COMMANDS = (
+    InstallSession,
+    UseSession,
+    RetireSession,
+    UsePath,
+    ProvePaths,
+    AdmitPeer,
+    RemovePeer,
+    LimitRate,
+)
+
+
+class Core(Protocol):
+    """What `Node` and `Joiner` have in common."""
+
+    def handle_datagram(self, data: bytes, path: Path, now: Now) -> None: ...
+    def handle_frames(self, opened: Opened, now: Now) -> None: ...
+    def handle_traffic(self, notes: list[TrafficNote | Unsendable], now: Now) -> None: ...
+    def handle_command(self, command: Command, now: Now) -> None: ...
+    def handle_timeout(self, now: Now) -> None: ...
+    def poll_timeout(self) -> tuple[Nanos, str] | None: ...
+    def poll_transmit(self) -> Transmit | None: ...
+    def poll_event(self) -> Output | None: ...
+
+
+class Mill:
+    """Runs one core over one data plane, the UDP sockets and (for a node) the TUN. `on_event` gets the core's events.
+
+    `lost` is set when the TUN was taken away from us.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        plane: Plane,
+        sockets: list[UdpSocket],
+        tun: Tun | None,
+        on_event: Callable[[Event], None],
+    ) -> None:
+        self.counters: Counter[str] = Counter()
+        self.turns = 0
+        self.lost: EdgeError | None = None
+        self._core = core
+        self._plane = plane
+        self._sockets = sockets
+        self._by_family = {s.family: s for s in sockets}
+        self._tun = tun
+        self._on_event = on_event
+        self._commands: deque[Command] = deque()
+        self._unsent: dict[UdpSocket, deque[tuple[Batch, int]]] = {s: deque() for s in sockets}
+        self._watch = clock.ClockWatch(clock.now())
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll = select.epoll()
+        for descriptor in (self._wakeup, *(s.fileno() for s in sockets)):
+            self._epoll.register(descriptor, select.EPOLLIN)
+        if tun is not None:
+            self._epoll.register(tun.fileno(), select.EPOLLIN)
+
+    def command(self, command: Command) -> None:
+        """Hand a command to the core in its next turn."""
+        self._commands.append(command)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the loop look around: its core was changed, or a command waits."""
+        os.eventfd_write(self._wakeup, 1)
+
+    async def run(self) -> None:
+        """Until cancelled, or until the TUN is gone."""
+        while self.lost is None:
+            busy = self.turn()
+            if busy:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._park()
+
+    def turn(self) -> bool:
+        """One turn without waiting; whether there may be more to do at once."""
+        self.turns += 1
+        now = clock.now()
+        busy = self._read(now)
+        self._serve_core(now)
+        busy |= self._plane.work(now, TURN, clock.boot)
+        self._follow_plane(clock.now())
+        return busy
+
+    def flush(self) -> None:
+        """Send what the core has to say now (a goodbye), as far as the sockets take it."""
+        now = clock.now()
+        self._drain_core(now)
+        self._plane.work(now, 10 * TURN, clock.boot)
+        self._follow_plane(now)
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._wakeup)
+
+    # --- reading --------------------------------------------------------------------------------------------------
+
+    def _read(self, now: Now) -> bool:
+        """Drain sockets and TUN into the queues."""
+        busy = False
+        for udp in self._sockets:
+            datagrams = udp.receive_batch(READS)
+            if datagrams:
+                busy = True
+                self._sort(datagrams, now)
+        if self._tun is not None:
+            try:
+                packets = self._tun.read_batch(READS)
+            except EdgeError as error:
+                self.lost = error
+                return False
+            if packets:
+                busy = True
+                self._plane.push_packets(packets, now)
+        return busy
+
+    def _sort(self, datagrams: list[Datagram], now: Now) -> None:
+        """Data to the plane, handshakes to the core. One GRO buffer may hold both: sizes decide there, not types."""
+        data = []
+        for datagram in datagrams:
+            if len(datagram.data) and datagram.data[0] == MessageType.DATA:
+                data.append(datagram)
+                continue
+            whole = memoryview(datagram.data)
+            size = datagram.segment_size or max(len(whole), 1)
+            for at in range(0, len(whole), size):
+                self._core.handle_datagram(bytes(whole[at : at + size]), datagram.path, now)
+        if data:
+            self._plane.push_datagrams(data, now)
+
+    # --- the core -------------------------------------------------------------------------------------------------
+
+    def _serve_core(self, now: Now) -> None:
+        while self._commands:
+            self._core.handle_command(self._commands.popleft(), now)
+        for event in self._watch.observe(now):
+            if isinstance(event, clock.Suspended):
+                self._core.handle_command(LinkChanged(), now)
+        deadline = self._core.poll_timeout()
+        if deadline is not None and deadline[0] <= now.boot:
+            self._core.handle_timeout(now)
+        self._drain_core(now)
+
+    def _drain_core(self, now: Now) -> None:
+        """Carry out everything that the core has decided."""
+        while (transmit := self._core.poll_transmit()) is not None:
+            self._send_handshake(transmit)
+        while (output := self._core.poll_event()) is not None:
+            if isinstance(output, SendFrames):
+                self._plane.send_frames(output, now)
+            elif isinstance(output, _COMMANDS):
+                command: DataPlaneCommand = output
+                self._plane.apply(command, now)
+            else:
+                self._on_event(output)
+
+    def _follow_plane(self, now: Now) -> None:
+        """Hand on what the plane has made: datagrams, packets, frames and notes for the core, and again."""
+        self._write(self._plane.take_datagrams(), self._plane.take_packets())
+        for opened in self._plane.take_opened():
+            self._core.handle_frames(opened, now)
+        notes = self._plane.take_notes()
+        if notes:
+            self._core.handle_traffic(notes, now)
+        self._drain_core(now)
+
+    # --- writing --------------------------------------------------------------------------------------------------
+
+    def _send_handshake(self, transmit: Transmit) -> None:
+        udp = self._socket(transmit.path)
+        if udp is None or not udp.send_one(transmit.path, transmit.data).done:
+            self.counters["handshake unsent"] += 1
+
+    def _write(self, batches: list[Batch], packets: list[TunPacket]) -> None:
+        for udp, waiting in self._unsent.items():
+            if waiting:
+                self._retry(udp, waiting)
+        for batch in batches:
+            udp = self._socket(batch.path)
+            if udp is None:
+                self.counters["no socket"] += 1
+                continue
+            waiting = self._unsent[udp]
+            if waiting or (done := udp.send(batch).done) < len(batch.datagrams()):
+                self._keep(udp, waiting, batch, 0 if waiting else done)
+        if self._tun is not None:
+            for packet in packets:
+                self._write_packet(self._tun, packet)
+
+    def _keep(self, udp: UdpSocket, waiting: deque[tuple[Batch, int]], batch: Batch, done: int) -> None:
+        """The socket is full: try again when it says so."""
+        if len(waiting) >= PENDING_BATCHES:
+            self.counters["socket full"] += 1
+            return
+        if not waiting:
+            self._epoll.modify(udp.fileno(), select.EPOLLIN | select.EPOLLOUT)
+        waiting.append((batch, done))
+
+    def _retry(self, udp: UdpSocket, waiting: deque[tuple[Batch, int]]) -> None:
+        while waiting:
+            batch, start = waiting[0]
+            done = udp.send(batch, start).done
+            if done < len(batch.datagrams()):
+                waiting[0] = (batch, done)
+                return
+            waiting.popleft()
+        self._epoll.modify(udp.fileno(), select.EPOLLIN)
+
+    def _write_packet(self, tun: Tun, packet: TunPacket) -> None:
+        try:
+            tun.write(packet)
+        except OffloadRefused:
+            self.counters["tun refused"] += 1
+        except EdgeError as error:
+            self.lost = error
+
+    def _socket(self, path: Path) -> UdpSocket | None:
+        if path.kind is not PathKind.UDP:
+            return None
+        family = socket.AF_INET6 if ":" in path.remote.host else socket.AF_INET
+        return self._by_family.get(family)
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    async def _park(self) -> None:
+        """Wait for a descriptor or a deadline. At most a second: a suspend is noticed by the clocks, not by an event."""
+        deadlines = [self._plane.poll_timeout()]
+        core = self._core.poll_timeout()
+        deadlines.append(core[0] if core is not None else None)
+        due = min((d for d in deadlines if d is not None), default=None)
+        with trio.move_on_at(clock.trio_deadline(due, clock.boot())):
+            await trio.lowlevel.wait_readable(self._epoll.fileno())
+        try:
+            os.eventfd_read(self._wakeup)
+        except BlockingIOError:
+            pass  # something else woke us
