@@ -1,8 +1,11 @@
 """Clocks that are wrong, or set by somebody else.
 
 WireGuard remembers the greatest timestamp of a peer, so one moment in the future locks a peer out until then
-(CVE-2021-46873). And what a node promises itself on disk, against a clock set back, must not run away from the clock.
+(CVE-2021-46873). And what a node promises itself on disk, against a clock set back, must not run away from
+the clock.
 """
+
+from itertools import pairwise
 
 import pytest
 
@@ -38,7 +41,7 @@ def runs_away(restarts: int) -> bool:
 def goes_back() -> bool:
     """Whether a timestamp fails to grow while each restart sets the clock back by a day."""
     stamps = [stamp for _, stamp in timestamps(20, SECOND, step_back=24 * HOUR)]
-    return any(later <= earlier for earlier, later in zip(stamps, stamps[1:], strict=False))
+    return any(later <= earlier for earlier, later in pairwise(stamps))
 
 
 def test_a_node_that_restarts_all_day_is_still_believed() -> None:

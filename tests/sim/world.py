@@ -40,7 +40,7 @@ class NeverHappened(AssertionError):
 class World:
     """Time, randomness and the trace, shared by everything that is simulated.
 
-    `after_step` is called after every event: the invariants live there.
+    `after_step` is called after every event. `honest` are the names of the hosts that are no attackers.
     """
 
     def __init__(self, seed: int = 0, trace_limit: int = 20_000) -> None:
@@ -48,6 +48,7 @@ class World:
         self.time: Nanos = 0
         self.steps = 0
         self.trace = Trace(trace_limit)
+        self.honest: dict[str, None] = {}
         self.after_step: list[Callable[[], None]] = []
         self._heap: list[tuple[Nanos, int, Event]] = []
         self._sequence = 0

@@ -1,0 +1,142 @@
+"""A world with a mesh in it: what tests set up, ask, and wait for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import combinations, permutations
+
+from meshnode.crypto.primitives import SODIUM, Ciphers
+from meshnode.crypto.suites import aead
+from meshnode.dataplane.session import AeadFactory
+from meshnode.proto.invitations import InvitationTerms
+from meshnode.values import MILLISECOND, SECOND, Nanos
+from tests.sim.applications import Ping
+from tests.sim.attacker import Attacker
+from tests.sim.cheap import CHEAP, cheap_aead
+from tests.sim.host import ANYBODY, Equipment, Host
+from tests.sim.invariants import Invariants
+from tests.sim.link import Link
+from tests.sim.nat import NatKind
+from tests.sim.network import Internet, Network, Router
+from tests.sim.world import World
+
+UPLINK = Link(latency=10 * MILLISECOND)
+"""What joins a host to the internet where a test says nothing else: 20 ms from host to host."""
+
+
+class Mesh:
+    """Hosts on an internet. With `cheap` ciphers hundreds of nodes run fast; only without attackers."""
+
+    def __init__(self, seed: int = 0, cheap: bool = False, trace_limit: int = 20_000) -> None:
+        self.world = World(seed, trace_limit)
+        self.internet = Internet(self.world)
+        self.invariants = Invariants()
+        ciphers: Ciphers = CHEAP if cheap else SODIUM
+        factory: AeadFactory = cheap_aead if cheap else aead
+        self.equipment = Equipment(self.world, self.invariants, ciphers, factory)
+        self.hosts: dict[str, Host] = {}
+        self.lans: dict[str, tuple[Network, Router]] = {}
+
+    # --- setting up ---------------------------------------------------------------------------------
+
+    def add_host(
+        self,
+        name: str,
+        network: Network | None = None,
+        link: Link = UPLINK,
+        families: str = "46",
+    ) -> Host:
+        """A host in `network`, by default on the internet itself; `link` is its line, both ways."""
+        network = network or self.internet
+        plug = network.plug_in(name, lambda packet: None, link, link, families)
+        host = Host(self.equipment, name, network, plug)
+        self.world.honest[name] = None
+        self.hosts[name] = host
+        return host
+
+    def add_lan(
+        self, name: str, kind: NatKind, ipv6: bool = False, outside: Network | None = None
+    ) -> Network:
+        """A LAN behind a NAT; its router is in `lans`. Without IPv6 unless asked for, so that the NAT
+        matters.
+        """
+        self.lans[name] = self.internet.add_lan(name, kind, ipv6=ipv6, outside=outside)
+        return self.lans[name][0]
+
+    def router(self, lan: str) -> Router:
+        return self.lans[lan][1]
+
+    def add_attacker(self, name: str = "mallory") -> Attacker:
+        """Somebody who is not honest."""
+        self.invariants.addresses.remember_data = True
+        return Attacker(self.internet, name)
+
+    def found(self, host: Host, net: str = "home") -> None:
+        """`host` founds the network and runs."""
+        host.init(net)
+        host.start()
+
+    def enrol(self, joiner: Host, inviter: Host, terms: InvitationTerms = ANYBODY) -> None:
+        """Invite, join, and wait until the joiner is a member."""
+        joiner.join(inviter.invite(terms))
+        self.world.wait_until(lambda: joiner.running, 30 * SECOND, f"{joiner.name} joins {inviter.name}")
+
+    def grow(self, names: Iterable[str], network: Network | None = None) -> list[Host]:
+        """Hosts of these names, the first of them the founder, all members; nobody has waited for sessions."""
+        hosts = [self.add_host(name, network) for name in names]
+        self.found(hosts[0])
+        for host in hosts[1:]:
+            self.enrol(host, hosts[0])
+        return hosts
+
+    # --- asking -------------------------------------------------------------------------------------
+
+    def is_up(self, a: Host, b: Host) -> bool:
+        """Whether both take each other for up."""
+        return a.path_to(b) is not None and b.path_to(a) is not None
+
+    def all_up(self, hosts: Iterable[Host] | None = None) -> bool:
+        """Whether every pair of these hosts (all that run, by default) is up."""
+        chosen = [h for h in (self.hosts.values() if hosts is None else hosts) if h.running]
+        return all(self.is_up(a, b) for a, b in combinations(chosen, 2))
+
+    def pings(self, pairs: Iterable[tuple[Host, Host]], ipv6: bool = True) -> list[Ping]:
+        """A ping for each pair, all at once."""
+        return [a.applications.ping(b.member.ipv6 if ipv6 else b.member.addresses[0]) for a, b in pairs]
+
+    # --- waiting ------------------------------------------------------------------------------------
+
+    def run_for(self, duration: Nanos) -> None:
+        self.world.run_for(duration)
+
+    def wait_for(self, condition: Callable[[], bool], within: Nanos, what: str) -> Nanos:
+        return self.world.wait_until(condition, within, what)
+
+    def wait_all_up(self, within: Nanos, hosts: Iterable[Host] | None = None) -> Nanos:
+        """Wait until every pair is up; how long it took."""
+        chosen = None if hosts is None else list(hosts)
+        # Asking for all pairs after every packet would cost more than the mesh does.
+        began = self.world.time
+        while not self.all_up(chosen):
+            if self.world.time - began >= within:
+                raise AssertionError(f"not all up within {within / SECOND:g} s: {self.describe_gaps(chosen)}")
+            self.world.run_for(50 * MILLISECOND)
+        return self.world.time - began
+
+    def everybody_pings(self, within: Nanos = 2 * SECOND, hosts: Iterable[Host] | None = None) -> None:
+        """Every pair pings in both directions, over IPv4 and IPv6, and is answered."""
+        chosen = [h for h in (self.hosts.values() if hosts is None else hosts) if h.running]
+        pairs = list(permutations(chosen, 2))
+        pings = self.pings(pairs) + self.pings(pairs, ipv6=False)
+        self.wait_for(lambda: all(ping.answered for ping in pings), within, "every ping is answered")
+
+    def describe_gaps(self, hosts: list[Host] | None = None) -> str:
+        """Which pairs are not up, and what each side says."""
+        chosen = [h for h in (hosts or self.hosts.values()) if h.running]
+        gaps = []
+        for a, b in permutations(chosen, 2):
+            if a.path_to(b) is None:
+                assert a.node is not None
+                peer = a.node.peers.get(b.member.peer)
+                gaps.append(f"{a.name} to {b.name}: {'unknown' if peer is None else peer.why}")
+        return "; ".join(gaps[:10]) or "none"
