@@ -1,6 +1,7 @@
 """A network namespace: a machine of its own as far as the network goes; files and processes are shared."""
 
 import ctypes
+import itertools
 import os
 import socket
 import threading
@@ -46,6 +47,7 @@ class Namespace:
         self.name = name
         self.directory = directory
         self.processes: list[Process] = []
+        self._logs = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.label}>"
@@ -97,7 +99,7 @@ class Namespace:
         self, argv: Sequence[str], *, stdin: bool = False, env: Mapping[str, str] | None = None
     ) -> Process:
         """Start a command in here. It writes to a log in `directory` and ends at the latest with the lab."""
-        log = self.directory / f"{Path(argv[0]).name}-{len(list(self.directory.iterdir()))}.log"
+        log = self.directory / f"{Path(argv[0]).name}-{next(self._logs)}.log"
         process = Process([*self._enter, _installed(argv[0]), *argv[1:]], log, stdin=stdin, env=env)
         self.processes.append(process)
         return process

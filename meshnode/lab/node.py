@@ -69,7 +69,10 @@ class Node(Namespace):
         self.upstreams.append(upstream)
 
     def block_udp(self) -> None:
-        """No UDP passes here or leaves from here, until unblock_udp()."""
+        """No UDP passes here or leaves from here, until unblock_udp().
+
+        Block the router and not the host if the host shall not know: its own sendto() fails with EPERM.
+        """
         self.drop("udp", _UDP)
 
     def unblock_udp(self) -> None:

@@ -66,7 +66,7 @@ def _refusal() -> str | None:
     except LabError as error:
         return f"{error}: root may not make network namespaces here, run the container with --privileged"
     try:
-        run(["ip", "-n", name, "link", "set", "lo", "up"])
+        run(["ip", "netns", "exec", name, "ip", "link", "set", "lo", "up"])
     except LabError as error:
         return f"{error}: run the container with --privileged"
     finally:

@@ -1,0 +1,60 @@
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from meshnode.lab import probe
+
+
+def test_a_probe_is_found_again_in_its_echo() -> None:
+    for size in (0, probe.SMALLEST, 1200):
+        packed = probe.pack_probe(7, 1_700_000_000_123_456_789, size)
+        assert len(packed) == max(size, probe.SMALLEST)
+        assert probe.unpack_probe(packed) == (7, 1_700_000_000_123_456_789)
+
+
+@pytest.mark.parametrize("data", [b"", b"mnpb", b"x" * 64], ids=["empty", "short", "foreign"])
+def test_other_datagrams_are_no_probes(data: bytes) -> None:
+    assert probe.unpack_probe(data) is None
+
+
+def test_a_report_is_in_milliseconds_by_number() -> None:
+    result = probe.parse_probe('{"sent": 4, "rtts_us": {"0": 1500.0, "3": 250.0}}')
+    assert result == probe.ProbeResult(4, {0: 1.5, 3: 0.25})
+    assert result.loss == 0.5
+    assert probe.ProbeResult(0, {}).loss == 0
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_probes_come_back_over_loopback(host: str, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as free:
+        free.bind(("::", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-I", probe.__file__, "serve", str(port)], stdout=subprocess.PIPE
+    )
+    with server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n"
+        report = probe.send(host, port, rate=200, seconds=0.1, size=64, tos=0x10)
+        server.kill()
+    result = probe.parse_probe(json.dumps(report))
+    assert (result.sent, sorted(result.rtts_ms)) == (20, list(range(20)))
+    assert all(0 < rtt < 10_000 for rtt in result.rtts_ms.values())
+
+
+def test_probes_without_an_echo_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_TAIL", 0.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        report = probe.send("127.0.0.1", silent.getsockname()[1], rate=1000, seconds=0.01, size=0, tos=0)
+    assert report == {"sent": 10, "rtts_us": {}}
+
+
+def test_the_program_explains_itself() -> None:
+    done = subprocess.run([sys.executable, probe.__file__], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("usage: probe serve PORT | probe send")
