@@ -75,10 +75,16 @@ _SODIUM_ERRORS = (exceptions.CryptoError, ValueError, TypeError, RuntimeError)
 class _Sodium:
     """Ciphers by libsodium."""
 
+    # The bindings for X25519 and for signatures hand over pointers without looking at lengths: we have to.
+
     def public_key(self, secret: bytes) -> bytes:
+        _check_secret(secret)
         return bindings.crypto_scalarmult_base(secret)
 
     def dh(self, secret: bytes, public: bytes) -> bytes:
+        _check_secret(secret)
+        if len(public) != KEY_SIZE:
+            raise CryptoFailure("bad point")
         try:
             return bindings.crypto_scalarmult(secret, public)
         except _SODIUM_ERRORS:
@@ -110,9 +116,8 @@ class _Sodium:
         return bindings.crypto_sign(message, secret)[:SIGNATURE_SIZE]
 
     def verify(self, public: bytes, signature: bytes, message: bytes) -> bool:
-        # libsodium refuses an S that is not reduced, and points of low order or in another encoding. It takes
-        # signature and message in one piece, so the length has to be looked at here.
-        if len(signature) != SIGNATURE_SIZE:
+        # libsodium refuses an S that is not reduced, and points of low order or in another encoding.
+        if len(public) != KEY_SIZE or len(signature) != SIGNATURE_SIZE:
             return False
         try:
             bindings.crypto_sign_open(signature + message, public)
@@ -159,6 +164,11 @@ def kdf(chaining_key: bytes, material: bytes, outputs: int) -> tuple[bytes, ...]
         previous = hmac_hash(secret, previous + bytes([number]))
         results.append(previous)
     return tuple(results)
+
+
+def _check_secret(secret: bytes) -> None:
+    if len(secret) != KEY_SIZE:
+        raise ValueError(f"an X25519 secret has {KEY_SIZE} bytes")
 
 
 def _noise_nonce(counter: int) -> bytes:
