@@ -83,7 +83,7 @@ class TokenBucket:
             return now
         price = (size + packets * self.overhead) * TOKENS_PER_BYTE
         missing = min(price, self._capacity) - self._tokens_at(rate, now)
-        return now if missing <= 0 else now + -(-missing // rate)
+        return now if missing <= 0 else max(now, self._settled) + -(-missing // rate)
 
     def spend(self, now: int, size: int, packets: int = 1) -> None:
         """`size` bytes in `packets` packets leave at `now`. Free of charge while there is no rate."""

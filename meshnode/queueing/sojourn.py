@@ -60,11 +60,11 @@ class SojournHistogram:
         units = sojourn >> UNIT_BITS
         if units > MAX_UNITS:
             units = MAX_UNITS
+        elif units < 0:
+            units = 0
         shift = units.bit_length() - OCTAVE_BITS - 1
         if shift > 0:
             units = (shift << OCTAVE_BITS) + (units >> shift)
-        elif units < 0:
-            units = 0
         self._current[units] += 1
 
     def percentiles(self, percents: Sequence[int], now: int) -> tuple[int, ...]:

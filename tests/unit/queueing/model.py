@@ -14,7 +14,6 @@ from random import Random
 from meshnode.queueing.codel import CodelParams
 from meshnode.queueing.fq_codel import FqCodelParams
 
-
 LONG_AGO = -(10**18)
 
 
