@@ -29,8 +29,8 @@ check: .venv/.tests ## the test suites, cheapest first
 coverage: .venv/.tests ## branch coverage of the pure layers by their unit tests
 	$(BIN)/pytest -q tests/unit tests/vectors $(PURE:%=--cov=meshnode.%) --cov-branch --cov-report=term-missing:skip-covered
 
-image-check: ## the container image's steps in a plain root file system (as root)
-	tests/image/check.sh
+image-check: .venv/.tests ## the container image in a plain root file system, without an engine (root)
+	$(BIN)/python -m tests.image.check
 
 clean: ## remove what make has built
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov build dist
