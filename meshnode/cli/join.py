@@ -87,6 +87,7 @@ def join(
                 token=invitation,
                 name=chosen,
                 explicit_name=asked is not None,
+                read_settings=lambda: _settings(place, port, advertise),
             )
         )
     )

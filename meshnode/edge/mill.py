@@ -133,7 +133,7 @@ class Mill:
             if busy:
                 await trio.lowlevel.checkpoint()
             else:
-                await self._park()
+                await self.park()
 
     def turn(self) -> bool:
         """One turn without waiting; whether there may be more to do at once."""
@@ -239,13 +239,13 @@ class Mill:
             if waiting:
                 self._retry(udp, waiting)
         for batch in batches:
-            udp = self._socket(batch.path)
-            if udp is None:
+            out = self._socket(batch.path)
+            if out is None:
                 self.counters["no socket"] += 1
                 continue
-            waiting = self._unsent[udp]
-            if waiting or (done := udp.send(batch).done) < len(batch.datagrams()):
-                self._keep(udp, waiting, batch, 0 if waiting else done)
+            waiting = self._unsent[out]
+            if waiting or (done := out.send(batch).done) < len(batch.datagrams()):
+                self._keep(out, waiting, batch, 0 if waiting else done)
         if self._tun is not None:
             for packet in packets:
                 self._write_packet(self._tun, packet)
@@ -285,7 +285,7 @@ class Mill:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    async def _park(self) -> None:
+    async def park(self) -> None:
         """Wait for a descriptor or a deadline. At most a second: a suspend is noticed by the clocks, not by an event."""
         deadlines = [self._plane.poll_timeout()]
         core = self._core.poll_timeout()
