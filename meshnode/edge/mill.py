@@ -286,7 +286,7 @@ class Mill:
     # --- waiting --------------------------------------------------------------------------------------------------
 
     async def park(self) -> None:
-        """Wait for a descriptor or a deadline. At most a second: a suspend is noticed by the clocks, not by an event."""
+        """Wait for a descriptor or a deadline, at most a second: only clocks tell of a suspend."""
         deadlines = [self._plane.poll_timeout()]
         core = self._core.poll_timeout()
         deadlines.append(core[0] if core is not None else None)

@@ -5,9 +5,9 @@ Nothing is on disk before an enrolment has succeeded, and nothing of ours is lef
 
 from __future__ import annotations
 
+import logging
 import signal
 import socket
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -62,8 +62,6 @@ from meshnode.wire.token import Token
 RELOADABLE = ("advertise", "peers", "log_level")
 """Settings that a running node follows; the others are read at start."""
 
-LEVELS = ("debug", "info", "warning", "error")
-
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
@@ -98,17 +96,20 @@ async def _run(options: RunOptions) -> int:
 
 
 class Log:
-    """Lines on standard error: what systemd and `docker logs` collect."""
+    """Lines on standard error, which is what systemd and container engines collect."""
 
     def __init__(self, level: str) -> None:
+        self._logger = logging.getLogger("meshnode")
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("meshnode: %(levelname)s: %(message)s"))
+        self._logger.handlers = [handler]
         self.set_level(level)
 
     def set_level(self, level: str) -> None:
-        self._least = LEVELS.index(level)
+        self._logger.setLevel(level.upper())
 
     def __call__(self, level: str, text: str) -> None:
-        if LEVELS.index(level) >= self._least:
-            print(f"meshnode: {level}: {text}", file=sys.stderr, flush=True)
+        self._logger.log(logging.getLevelNamesMapping()[level.upper()], text)
 
 
 # --- enrolment ----------------------------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class _Machine:
             self._open(stack)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._until_signal)
-                await nursery.start(control.serve, self._listener, self._operator.handle)
+                nursery.start_soon(control.serve, self._listener, self._operator.handle)
                 nursery.start_soon(self._saver.run)
                 nursery.start_soon(self._routes.run)
                 nursery.start_soon(self._follow_network)
