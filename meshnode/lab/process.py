@@ -113,3 +113,11 @@ class Process:
     def _tail(self) -> str:
         lines = self.output.strip().splitlines()
         return lines[-1] if lines else "it wrote nothing"
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; a zombie, which has no command line any more, does not."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except (FileNotFoundError, ProcessLookupError):
+        return False

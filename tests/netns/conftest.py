@@ -7,6 +7,7 @@ import pytest
 from meshnode.lab import Lab, available
 from meshnode.lab.inventory import residents
 from meshnode.lab.namespace import NAMESPACE_DIRECTORY
+from meshnode.lab.process import lives
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +29,7 @@ def lab(require: Callable[..., None]) -> Iterator[Lab]:
     with Lab() as made:
         yield made
         names = [namespace.name for namespace in made.namespaces.values()]
-        directory = made.directory
+        processes, directory = residents(names), made.directory
     assert [name for name in names if (NAMESPACE_DIRECTORY / name).exists()] == []
-    assert residents(names) == []
+    assert [pid for pid in processes if lives(pid)] == []
     assert not directory.exists()

@@ -21,6 +21,7 @@ from meshnode.lab.namespace import NAMESPACE_DIRECTORY
 from meshnode.lab.node import Node
 from meshnode.lab.ping import PingRun, ping, reaches, wait_until_reachable
 from meshnode.lab.probe import ProbeRun
+from meshnode.lab.process import lives
 
 pytestmark = pytest.mark.netns
 
@@ -303,20 +304,24 @@ def test_impossible_wishes_are_refused_with_a_reason(lab: Lab) -> None:
 def test_the_end_of_a_lab_ends_its_processes_even_detached_ones(require: Callable[..., None]) -> None:
     require()
     names: list[str] = []
+    processes: list[int] = []
     with pytest.raises(RuntimeError, match="halfway"):
-        _fail_halfway(names)
-    assert len(names) == 3
-    assert residents(names) == []
+        _fail_halfway(names, processes)
+    assert (len(names), len(processes)) == (3, 4)
+    _wait_until_dead(processes)
     assert not [name for name in names if (NAMESPACE_DIRECTORY / name).exists()]
 
 
-def _fail_halfway(names: list[str]) -> None:
+def _fail_halfway(names: list[str], processes: list[int]) -> None:
     with Lab() as lab:
         host = lab.core().host("a", wire=Wire(delay_ms=1))
         names += [each.name for each in lab.namespaces.values()]
         host.popen(["sh", "-c", "trap '' TERM; sleep 600"])
         host.popen(["setsid", "-f", "sleep", "600"])
-        wait_until(lambda: len(residents([host.name])) >= 3, "the processes to start")
+        wait_until(
+            lambda: len(residents([host.name])) == 3, "a shell, its child, and one that detached itself"
+        )
+        processes += residents(names)
         raise RuntimeError("halfway")
 
 
@@ -347,17 +352,22 @@ def _start_program(
     )
 
 
+def _wait_until_dead(processes: list[int]) -> None:
+    wait_until(lambda: not any(map(lives, processes)), f"{processes} to die")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_lab_cleanly(require: Callable[..., None], number: signal.Signals) -> None:
     require("ping")
     with _start_program() as program:
         assert program.stdout is not None
         _, directory, *names = program.stdout.readline().split()
+        processes = residents(names)
         program.send_signal(number)
         program.communicate(timeout=30)
-    assert len(names) == 5
+    assert (len(names), len(processes)) == (5, 2)
+    _wait_until_dead(processes)
     assert not [name for name in names if (NAMESPACE_DIRECTORY / name).exists()]
-    assert residents(names) == []
     assert not Path(directory).exists()
 
 
@@ -367,10 +377,12 @@ def test_the_leftovers_of_a_killed_process_are_swept_up(require: Callable[..., N
         neighbour = alive.host("neighbour")
         assert program.stdout is not None
         _, directory, *names = program.stdout.readline().split()
+        processes = residents(names)
         program.kill()
         program.communicate(timeout=30)
         assert len([name for name in names if (NAMESPACE_DIRECTORY / name).exists()]) == 5
         assert set(names) <= set(sweep())
+        _wait_until_dead(processes)
         assert not [name for name in names if (NAMESPACE_DIRECTORY / name).exists()]
         assert not Path(directory).exists()
         assert neighbour.path.exists()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.lab import LabError, Process, wait_until
+from meshnode.lab.process import lives
 
 Start = Callable[..., Process]
 
@@ -21,14 +22,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield shell
     for process in started:
         process.stop()
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie, whose command line is empty, does not."""
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_output_and_errors_go_to_one_log(start: Start) -> None:
@@ -71,16 +64,16 @@ def test_stop_reaches_the_children_and_those_that_ignore_sigterm(start: Start) -
     child = int(process.output)
     process.stop(grace=0.1)
     assert process.status == -signal.SIGKILL
-    wait_until(lambda: not alive(child), "the child to die")
+    wait_until(lambda: not lives(child), "the child to die")
 
 
 def test_children_die_though_their_parent_has_ended(start: Start) -> None:
     process = start("sleep 600 & echo $!")
     assert process.wait(10) == 0
     child = int(process.output)
-    assert alive(child)
+    assert lives(child)
     process.stop()
-    wait_until(lambda: not alive(child), "the child to die")
+    wait_until(lambda: not lives(child), "the child to die")
 
 
 def test_the_number_of_an_ended_command_stays_taken_until_stop(start: Start) -> None:
