@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from meshnode.dataplane.fragments import ReassemblyLimits
+from meshnode.dataplane.vnet import NO_OFFLOAD, Offload
 from meshnode.values import MILLISECOND, Nanos, Prefix
 
 LINK_LOCAL_GROUPS = (
@@ -30,19 +31,17 @@ class PlaneConfig:
     """The settings of one data plane.
 
     `addresses` (packed, IPv4 and IPv6), `link_local` and `prefixes` are our own; they follow the grant by
-    `Plane.set_local`. `tun_mtu`: the largest IP packet that the TUN takes. `offload`: the TUN speaks
-    virtio-net headers and takes superpackets (`udp_offload`: of UDP too). `queue`: "fq_codel", or "fifo" as
-    the control of measurements. `entropy`: "flow", "ports" or "none" (no tag and no label say anything).
-    `dscp`: 64 bytes, the outer DSCP by inner DSCP. `uplink_rate`: bits per second of all datagrams together,
-    None for no limit. Raises ValueError on nonsense.
+    `Plane.set_local`. `tun_mtu`: the largest IP packet that the TUN takes. `offload`: what the TUN does for us.
+    `queue`: "fq_codel", or "fifo" as the control of measurements. `entropy`: "flow", "ports" or "none" (no tag and no
+    label say anything). `dscp`: 64 bytes, the outer DSCP by inner DSCP. `uplink_rate`: bits per second of all
+    datagrams together, None for no limit. Raises ValueError on nonsense.
     """
 
     addresses: tuple[bytes, ...] = ()
     link_local: bytes = b""
     prefixes: tuple[Prefix, ...] = ()
     tun_mtu: int = 1380
-    offload: bool = False
-    udp_offload: bool = False
+    offload: Offload = NO_OFFLOAD
     queue: str = "fq_codel"
     entropy: str = "flow"
     dscp: bytes = ZERO_DSCP

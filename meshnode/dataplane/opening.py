@@ -12,16 +12,25 @@ from typing import cast
 
 from meshnode.crypto.suites import InvalidTag
 from meshnode.dataplane.config import PlaneConfig
+from meshnode.dataplane.joining import SegmentRun
 from meshnode.dataplane.mss import carries_mss, clamp_mss
 from meshnode.dataplane.next_hops import NextHops
 from meshnode.dataplane.peer import Peer
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.sealing import NONCE
 from meshnode.dataplane.session import Ledger, Session
+from meshnode.dataplane.template import parse_template_untrusted
 from meshnode.dataplane.tun_writer import TunWriter
+from meshnode.queueing.flow_hash import flow_key
 from meshnode.values import BadPacket, Nanos, Opened, RawFrame
-from meshnode.wire.frames import FLAG_PARTIAL, FrameType, parse_fragment_untrusted, split_frames_untrusted
-from meshnode.wire.header import DATA_HEADER_SIZE, MINIMUM_DATA, TAG_SIZE
+from meshnode.wire.frames import (
+    FLAG_PARTIAL,
+    FrameType,
+    parse_fragment_untrusted,
+    parse_segment_untrusted,
+    split_frames_untrusted,
+)
+from meshnode.wire.header import DATA_HEADER_SIZE, TAG_SIZE
 from meshnode.wire.ip import (
     Packet,
     apply_ecn,
@@ -35,7 +44,9 @@ from meshnode.wire.ip import (
 _COUNTER = struct.Struct(">Q")
 _COUNTER_OFFSET = 8
 _SEALED = DATA_HEADER_SIZE + TAG_SIZE
-_PADDING, _PACKET, _FRAGMENT = int(FrameType.PADDING), int(FrameType.PACKET), int(FrameType.FRAGMENT)
+_SEGMENT_HEAD = 4
+_PADDING, _PACKET, _SEGMENT = int(FrameType.PADDING), int(FrameType.PACKET), int(FrameType.SEGMENT)
+_USER_DATA = frozenset((_PACKET, _SEGMENT, int(FrameType.FRAGMENT)))
 _FOR_THE_CORE = frozenset(
     map(int, (FrameType.CONTROL, FrameType.PROBE, FrameType.ECHO, FrameType.REPORT, FrameType.RELAY))
 )
@@ -59,69 +70,90 @@ class Opener:
         self._writer = writer
         self._ledger = ledger
         self._counters = counters
+        self._train: SegmentRun | None = None
         self.opened: list[Opened] = []
 
-    def open_run(self, run: Run, now: Nanos) -> None:
-        """Open all datagrams of a run."""
-        session = run.session
+    def open_run(self, run: Run, now: Nanos) -> int:
+        """Open all datagrams of a run. How many had a wrong tag."""
+        session, data, step = run.session, run.data, run.step
         if session.retired:
             self._counters["in retired session"] += 1
-            return
-        for at in range(run.start, run.end, run.step):
-            plaintext = self._open_untrusted(run, session, at, min(at + run.step, run.end))
-            if plaintext is not None:
-                self._serve(run, session, plaintext, now)
+            return 0
+        view = memoryview(data)
+        arena = bytearray(run.end - run.start - run.count * _SEALED)
+        plaintexts = memoryview(arena)
+        window, open_into, limit = session.window, session.open_into, session.reject_after
+        train = self._train = None
+        end = opened = with_data = size = bad_tags = 0
+        for at in range(run.start, run.end, step):
+            begin, stop = end, min(at + step, run.end)
+            end += stop - at - _SEALED
+            (counter,) = _COUNTER.unpack_from(data, at + _COUNTER_OFFSET)
+            if counter >= limit or not window.check(counter):
+                self._counters["in replay"] += 1
+                continue
+            sealed = at + DATA_HEADER_SIZE
+            try:
+                open_into(NONCE.pack(counter), view[sealed:stop], view[at:sealed], plaintexts[begin:end])
+            except InvalidTag:
+                bad_tags += 1
+                continue
+            window.accept(counter)
+            opened += 1
+            size += stop - at
+            if train is not None and train.extend(arena, plaintexts, begin, end):
+                with_data += 1
+                continue
+            with_data += self._serve(run, session, plaintexts[begin:end], now)
+            train = self._train
+        if bad_tags:
+            self._counters["in bad tag"] += bad_tags
+        if opened:
+            self._ledger.received(session, run.path, opened, with_data, size)
+        return bad_tags
 
-    def _open_untrusted(self, run: Run, session: Session, at: int, end: int) -> memoryview | None:
-        """The plaintext of one datagram; None, counted, if it is none of ours or came before."""
-        if end - at < MINIMUM_DATA:
-            self._counters["in length"] += 1
-            return None
-        (counter,) = _COUNTER.unpack_from(run.data, at + _COUNTER_OFFSET)
-        if counter >= session.reject_after or not session.window.check(counter):
-            self._counters["in replay"] += 1
-            return None
-        view = memoryview(run.data)
-        plaintext = bytearray(end - at - _SEALED)
-        header = view[at : at + DATA_HEADER_SIZE]
-        try:
-            session.open_into(NONCE.pack(counter), view[at + DATA_HEADER_SIZE : end], header, plaintext)
-        except InvalidTag:
-            self._counters["in bad tag"] += 1
-            return None
-        session.window.accept(counter)
-        note = self._ledger.note(session, run.path)
-        note.received += 1
-        note.received_bytes += end - at
-        note.highest_received = max(note.highest_received, counter)
-        return memoryview(plaintext)
+    def _serve(self, run: Run, session: Session, plaintext: memoryview, now: Nanos) -> bool:
+        """All frames of one datagram; whether it has user data.
 
-    def _serve(self, run: Run, session: Session, plaintext: memoryview, now: Nanos) -> None:
-        """All frames of one datagram. A malformed frame header spoils them all; a malformed body only itself."""
+        A malformed frame header spoils all frames, a malformed body only its own.
+        """
+        self._train = None
         try:
             _, frames = split_frames_untrusted(plaintext)
         except BadPacket as bad:
             self._counters[f"in {bad.reason}"] += 1
-            return
-        peer = session.peer
+            return False
         for_core: list[RawFrame] = []
         has_data = False
-        for frame in frames:
-            kind = frame.type
-            if kind == _PACKET:
+        for kind, flags, body in frames:
+            if kind in _FOR_THE_CORE:
+                for_core.append(RawFrame(kind, flags, bytes(body)))
+            elif kind in _USER_DATA:
                 has_data = True
-                self._deliver(peer, cast("memoryview", frame.body), bool(frame.flags & FLAG_PARTIAL), run.ecn)
-            elif kind == _FRAGMENT:
-                has_data = True
-                self._reassemble(peer, frame.body, run.ecn, now)
-            elif kind in _FOR_THE_CORE:
-                for_core.append(RawFrame(kind, frame.flags, bytes(frame.body)))
+                try:
+                    self._serve_data_untrusted(run, session.peer, kind, flags, cast("memoryview", body), now)
+                except BadPacket as bad:
+                    self._counters[f"in {bad.reason}"] += 1
             elif kind != _PADDING:
                 self._counters["in unknown frame"] += 1
-        if has_data:
-            self._ledger.note(session, run.path).received_data += 1
         if for_core:
             self._report(run, session, tuple(for_core), len(plaintext) + _SEALED)
+        return has_data
+
+    def _serve_data_untrusted(
+        self, run: Run, peer: Peer, kind: int, flags: int, body: memoryview, now: Nanos
+    ) -> None:
+        """A frame with user data."""
+        partial = bool(flags & FLAG_PARTIAL)
+        if kind == _PACKET:
+            self._deliver_untrusted(peer, body, partial, run.ecn)
+        elif kind == _SEGMENT:
+            self._train = self._deliver_segment_untrusted(peer, body, run.ecn)
+        else:
+            whole = peer.reassembly.add_untrusted(parse_fragment_untrusted(body), run.ecn, now)
+            if whole is not None:
+                partial = bool(whole.flags & FLAG_PARTIAL)
+                self._deliver_untrusted(peer, bytearray(whole.packet), partial, whole.ecn)
 
     def _report(self, run: Run, session: Session, frames: tuple[RawFrame, ...], size: int) -> None:
         if len(self.opened) >= MAX_OPENED:
@@ -131,34 +163,35 @@ class Opener:
             Opened(session.peer.id, session.local_index, run.path, run.arrived, run.ecn, size, frames)
         )
 
-    def _reassemble(self, peer: Peer, body: Packet, outer: int, now: Nanos) -> None:
-        try:
-            whole = peer.reassembly.add_untrusted(parse_fragment_untrusted(bytes(body)), outer, now)
-        except BadPacket as bad:
-            self._counters[f"in {bad.reason}"] += 1
-            return
-        if whole is not None:
-            self._deliver(peer, bytearray(whole.packet), bool(whole.flags & FLAG_PARTIAL), whole.ecn)
-
-    def _deliver(self, peer: Peer, packet: bytearray | memoryview, partial: bool, outer: int) -> None:
+    def _deliver_untrusted(
+        self, peer: Peer, packet: bytearray | memoryview, partial: bool, outer: int
+    ) -> None:
         """One inner packet, in a buffer that we may write to."""
-        try:
-            check_packet_untrusted(packet)
-            self._admit_untrusted(peer, packet)
-            inner = ecn(packet)
-            bits = decapsulate_ecn(inner, outer)
-            if bits is None:
-                raise BadPacket("ce on not-ect")
-            if bits != inner:
-                apply_ecn(packet, bits)
-            if carries_mss(packet):
-                packet = clamp_mss(packet, peer.inner_mtu, partial)
-            self._writer.write_untrusted(packet, partial)
-        except BadPacket as bad:
-            self._counters[f"in {bad.reason}"] += 1
-            return
+        check_packet_untrusted(packet)
+        self._admit_untrusted(peer, packet)
+        _leave_tunnel_untrusted(packet, outer)
+        if carries_mss(packet):
+            packet = clamp_mss(packet, peer.inner_mtu, partial)
+        self._writer.write_untrusted(packet, partial)
         peer.received_packets += 1
         peer.received_bytes += len(packet)
+
+    def _deliver_segment_untrusted(self, peer: Peer, body: memoryview, outer: int) -> SegmentRun:
+        """One segment, the long way: the first of a run, or one after a gap. What follows can extend the run."""
+        segment = parse_segment_untrusted(body)
+        template = parse_template_untrusted(segment.rest, segment.size)
+        sent = template.header
+        payload = body[_SEGMENT_HEAD + len(sent) :]
+        if segment.index > template.last or len(payload) != template.size_of(segment.index):
+            raise BadPacket("segment size")
+        self._admit_untrusted(peer, sent)
+        header = bytearray(sent)
+        if _leave_tunnel_untrusted(header, outer):
+            template = template.with_header(bytes(header))
+        flow = flow_key(sent) or b""
+        peer.received_packets += 1
+        peer.received_bytes += len(sent) + len(payload)
+        return self._writer.write_segment(flow, sent, template, segment.index, payload)
 
     def _admit_untrusted(self, peer: Peer, packet: Packet) -> None:
         """Whether `peer` may send this packet to us. Raises BadPacket with the reason if not."""
@@ -171,3 +204,15 @@ class Opener:
                 raise BadPacket("multicast")
         elif self._next_hops.returns_to(peer.id, to):
             raise BadPacket("loop")
+
+
+def _leave_tunnel_untrusted(packet: bytearray | memoryview, outer: int) -> bool:
+    """Give an inner header the ECN bits of RFC 6040, figure 4. Whether they changed; BadPacket to drop the packet."""
+    inner = ecn(packet)
+    bits = decapsulate_ecn(inner, outer)
+    if bits is None:
+        raise BadPacket("ce on not-ect")
+    if bits == inner:
+        return False
+    apply_ecn(packet, bits)
+    return True

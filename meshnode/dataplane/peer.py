@@ -6,13 +6,13 @@ from collections import deque
 from collections.abc import Callable
 from enum import Enum
 
+from meshnode.dataplane.flow_tags import FlowTags
 from meshnode.dataplane.fragments import Reassembly, ReassemblyLimits
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.session import Session
 from meshnode.dataplane.source_check import SourceCheck
 from meshnode.dataplane.trains import Train
 from meshnode.queueing.fifo import Fifo
-from meshnode.queueing.flow_hash import FlowTagger
 from meshnode.queueing.fq_codel import FqCodel
 from meshnode.queueing.scheduler import Lane
 from meshnode.queueing.shaper import TokenBucket
@@ -73,7 +73,7 @@ class Peer:
         "sent_packets",
         "session",
         "sessions",
-        "tagger",
+        "tags",
         "unsendable_at",
     )
 
@@ -84,7 +84,7 @@ class Peer:
         check: SourceCheck,
         queue: FqCodel[Train] | Fifo[Train],
         queue_in: FqCodel[Run] | Fifo[Run],
-        tagger: FlowTagger,
+        tags: FlowTags,
         reassembly: ReassemblyLimits,
     ) -> None:
         self.id = id
@@ -102,7 +102,7 @@ class Peer:
         self.open_lane = lanes(self, Direction.IN)
         self.bucket: TokenBucket | None = None
         self.control: deque[SendFrames] = deque()
-        self.tagger = tagger
+        self.tags = tags
         self.reassembly = Reassembly(reassembly)
         self.next_fragment = 0
         self.held_since: Nanos | None = None

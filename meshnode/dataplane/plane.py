@@ -18,6 +18,7 @@ from meshnode.crypto import suites
 from meshnode.dataplane import icmp
 from meshnode.dataplane.api import Batch, PeerStatus, QueueStatus, TunPacket
 from meshnode.dataplane.config import PlaneConfig
+from meshnode.dataplane.flow_tags import FlowTags
 from meshnode.dataplane.mss import carries_mss, clamp_mss
 from meshnode.dataplane.next_hops import OURSELVES, NextHops
 from meshnode.dataplane.opening import Opener
@@ -30,7 +31,6 @@ from meshnode.dataplane.session import AeadFactory, Ledger, Session
 from meshnode.dataplane.source_check import SourceCheck
 from meshnode.dataplane.trains import Train, read_train_untrusted
 from meshnode.dataplane.tun_writer import TunWriter
-from meshnode.queueing.flow_hash import FlowTagger
 from meshnode.queueing.packet_queue import PacketQueue
 from meshnode.queueing.scheduler import Lane, Scheduler
 from meshnode.queueing.shaper import TokenBucket
@@ -155,7 +155,7 @@ class Plane:
             self._retire(peer, command.local_index)
         elif isinstance(command, UsePath):
             if command.path is not None and command.path != peer.path:
-                peer.tagger.rekey(self._entropy.token(TAG_KEY_SIZE))
+                peer.tags.rekey(self._entropy.token(TAG_KEY_SIZE))
             peer.use_path(command.path, command.mtu, self._config.tun_mtu)
             peer.ecn = command.ecn
         elif isinstance(command, ProvePaths):
@@ -175,7 +175,7 @@ class Plane:
                 SourceCheck(id, b"", False, self.next_hops),
                 self._queues.out(),
                 self._queues.incoming(),
-                FlowTagger(self._entropy.token(TAG_KEY_SIZE)),
+                FlowTags(self._entropy.token(TAG_KEY_SIZE)),
                 self._config.reassembly,
             )
         return peer
@@ -257,7 +257,7 @@ class Plane:
         peer = None if id_ is None else self._peers.get(id_)
         if peer is None:
             raise BadPacket("no route")
-        if carries_mss(packet):
+        if train.template is None and carries_mss(packet):
             train.packet = clamp_mss(packet, peer.inner_mtu, train.partial)
         self._enqueue(peer, train, now)
 
@@ -272,7 +272,7 @@ class Plane:
     def _enqueue(self, peer: Peer, train: Train, now: Nanos) -> None:
         if not peer.is_up:
             self._hold(peer, now)
-        peer.queue.enqueue(train.flow, train, len(train.packet), now)
+        peer.queue.enqueue(train.flow, train, train.size, now, train.end - train.first)
         if peer.is_up:
             self._scheduler.wake(peer.seal_lane)
 
@@ -293,13 +293,13 @@ class Plane:
         for datagram in datagrams:
             for run, tag in cut_runs(datagram, sessions, counters):
                 peer = run.session.peer
-                size = run.end - run.start
+                size, count = run.end - run.start, run.count
                 stamp = min(datagram.arrived, now.boot)
                 if datagram.path in peer.proven:
-                    peer.queue_in.enqueue(tag, run, size, now.boot, -(-size // run.step), stamp)
+                    peer.queue_in.enqueue(tag, run, size, now.boot, count, stamp)
                     scheduler.wake(peer.open_lane)
                 else:
-                    self._unproven.enqueue(tag, run, size, now.boot, -(-size // run.step), stamp)
+                    self._unproven.enqueue(tag, run, size, now.boot, count, stamp)
                     scheduler.wake(self._unproven_lane)
 
     # --- behind the queues -----------------------------------------------------------------------

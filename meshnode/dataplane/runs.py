@@ -24,7 +24,7 @@ class Run:
     """Datagrams of `step` bytes at `start` up to `end` of `data`; the last may be shorter. `flags` is their
     header's."""
 
-    __slots__ = ("arrived", "data", "ecn", "end", "flags", "path", "session", "start", "step")
+    __slots__ = ("arrived", "count", "data", "ecn", "end", "flags", "path", "session", "start", "step")
 
     def __init__(
         self, session: Session, source: Datagram, start: int, end: int, step: int, flags: int
@@ -37,6 +37,7 @@ class Run:
         self.start = start
         self.end = end
         self.step = step
+        self.count = -(-(end - start) // step)
         self.flags = flags
 
     def mark(self) -> bool:
@@ -56,23 +57,23 @@ def cut_runs(
     Length, type, index and the replay pre-check of the first datagram: no more than a look at the header is
     spent here.
     """
-    data, total = source.data, len(source.data)
-    step = source.segment_size or total
+    data, end = source.data, len(source.data)
+    step = source.segment_size or end
+    runt = end % step if end else 0
+    if step < MINIMUM_DATA or 0 < runt < MINIMUM_DATA:
+        counters["in length"] += 1
+        end = end - runt if step >= MINIMUM_DATA else 0
     at = 0
-    while at < total:
+    while at < end:
         start, at = at, at + step
-        if total - start < MINIMUM_DATA or step < MINIMUM_DATA:
-            counters["in length"] += 1
-            continue
         kind, flags, tag, index, counter = DATA_HEADER.unpack_from(data, start)
         session = sessions.get(index)
         if kind != _DATA or session is None:
             counters["in type" if kind != _DATA else "in index"] += 1
-            continue
-        if not session.window.check(counter):
+        elif not session.window.check(counter):
             counters["in replay"] += 1
-            continue
-        head = data[start : start + SAME_HEADER]
-        while at < total and data[at : at + SAME_HEADER] == head:
-            at += step
-        yield Run(session, source, start, min(at, total), step, flags), tag
+        else:
+            head = data[start : start + SAME_HEADER]
+            while at < end and data[at : at + SAME_HEADER] == head:
+                at += step
+            yield Run(session, source, start, min(at, end), step, flags), tag

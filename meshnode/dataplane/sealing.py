@@ -11,25 +11,46 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from meshnode.dataplane import icmp
+from meshnode.dataplane.api import Batch
 from meshnode.dataplane.config import PlaneConfig
 from meshnode.dataplane.fragments import FRAGMENT_OVERHEAD, fragment_frames
-from meshnode.dataplane.outbox import Outbox
-from meshnode.dataplane.peer import Peer
+from meshnode.dataplane.joining import SEGMENT_HEAD
+from meshnode.dataplane.outbox import MAX_BATCH_BYTES, MAX_SEGMENTS, Outbox
+from meshnode.dataplane.peer import SEAL_OVERHEAD, Peer
 from meshnode.dataplane.session import Ledger, Session
+from meshnode.dataplane.template import Template
 from meshnode.dataplane.trains import Train
 from meshnode.queueing.flow_hash import CONTROL_TAG, SPARSE_TAG, UNTAGGED
 from meshnode.values import BadPacket, Capability, Nanos, Path, SendFrames
 from meshnode.wire.frames import FLAG_PARTIAL, FRAME_HEADER, FrameType, pack_transmit_time
-from meshnode.wire.header import DATA_HEADER, DATA_HEADER_SIZE, FLAG_ECN, TAG_SIZE, MessageType
+from meshnode.wire.header import (
+    DATA_HEADER,
+    DATA_HEADER_SIZE,
+    FLAG_ECN,
+    TAG_SIZE,
+    TRANSMIT_TIME_SIZE,
+    MessageType,
+)
 from meshnode.wire.ip import Packet, finish_partial_checksum
 
 NONCE = struct.Struct(">4xQ")
 """Four zero bytes and the counter (docs/protocol.md, Suites)."""
 
+MAX_SMALL = 512
+"""What is larger is not sent among the packets of sparse flows."""
+
 SMALLEST_COMPANION = 20 + FRAME_HEADER.size
 """With less room than this left, nothing else fits into a datagram."""
 
+SEGMENT_FRAME = struct.Struct(">BBHHH")
+"""The head of a segment frame: type, flags, length, index, segment size."""
+
+_COUNTER, _INDEX = struct.Struct(">Q"), struct.Struct(">H")
+_COUNTER_AT = 8
+_INDEX_AT = DATA_HEADER_SIZE + TRANSMIT_TIME_SIZE + FRAME_HEADER.size
 _DATA = int(MessageType.DATA)
+_SEGMENT = int(FrameType.SEGMENT)
+_TRAINS = int(Capability.SEGMENT | Capability.PARTIAL_CHECKSUM)
 _PACKET = int(FrameType.PACKET)
 _ECN = int(Capability.ECN)
 _SEALED = DATA_HEADER_SIZE + TAG_SIZE
@@ -65,6 +86,8 @@ class Sealer:
         train = peer.queue.dequeue(now)
         if train is None:
             return None
+        if train.template is not None:
+            return self._seal_train(peer, session, path, train, train.template, now)
         return self._seal_packets(peer, session, path, train, now)
 
     def seal_frames(self, peer: Peer, frames: SendFrames) -> None:
@@ -82,25 +105,111 @@ class Sealer:
         fit."""
         room = peer.room - FRAME_HEADER.size - len(train.packet)
         if room < 0:
-            return self._seal_too_long(peer, session, path, train)
+            return self._seal_too_long(peer, session, path, train, now)
+        flow, queue, tags = train.flow, peer.queue, peer.tags
         parts: list[Packet] = [self._transmit_time]
         self._add_packet(parts, train, session)
-        flow, packets = train.flow, 1
-        tag = peer.tagger.tag(flow)
-        if room >= SMALLEST_COMPANION:
-            take = peer.queue.dequeue_sparse if peer.queue.is_sparse(flow) else peer.queue.dequeue_same
-            while room >= SMALLEST_COMPANION:
-                another = take(now, room - FRAME_HEADER.size, train.travels_with)
-                if another is None:
-                    break
-                self._add_packet(parts, another, session)
-                room -= FRAME_HEADER.size + len(another.packet)
-                packets += 1
-                if another.flow != flow:
-                    tag = SPARSE_TAG
+        packets = 1
+        if room < SMALLEST_COMPANION:
+            return self._seal_user(peer, session, path, parts, train.tos, tags.own(flow, now), 1)
+        if len(train.packet) <= MAX_SMALL and queue.is_sparse(flow) and tags.may_share(flow, now):
+            tag, take = SPARSE_TAG, queue.dequeue_sparse
+        else:
+            tag, take = tags.own(flow, now), queue.dequeue_same
+
+        def fits(another: Train) -> bool:
+            if another.tos != train.tos or another.template is not None:
+                return False
+            return tag != SPARSE_TAG or (
+                len(another.packet) <= MAX_SMALL and tags.may_share(another.flow, now)
+            )
+
+        while room >= SMALLEST_COMPANION:
+            another = take(now, room - FRAME_HEADER.size, fits)
+            if another is None:
+                break
+            self._add_packet(parts, another, session)
+            room -= FRAME_HEADER.size + len(another.packet)
+            packets += 1
         return self._seal_user(peer, session, path, parts, train.tos, tag, packets)
 
-    def _seal_too_long(self, peer: Peer, session: Session, path: Path, train: Train) -> int:
+    def _seal_train(
+        self, peer: Peer, session: Session, path: Path, train: Train, template: Template, now: Nanos
+    ) -> int:
+        """A superpacket: a batch of datagrams of one size, each with the template and its segment's payload."""
+        stride = _SEALED + SEGMENT_HEAD.size + len(train.packet) + template.segment_size
+        if (
+            stride > peer.room + SEAL_OVERHEAD
+            or session.capabilities & _TRAINS != _TRAINS
+            or not template.has_plain_headers
+        ):
+            return self._seal_apart(peer, session, path, train, now)
+        tag = peer.tags.own(train.flow, now) if self._tagged else UNTAGGED
+        most = min(MAX_SEGMENTS, MAX_BATCH_BYTES // stride)
+        flags, outer = self._outer(peer, session, train.tos)
+        size = 0
+        for first in range(train.first, train.end, most):
+            end = min(first + most, train.end)
+            if session.counter + end - first > session.reject_after:
+                self._counters["out key exhausted"] += end - first
+                break
+            data = self._seal_segments(session, train, template, first, end, flags, tag)
+            self._outbox.add_batch(Batch(peer.id, path, data, stride, outer, tag if self._labelled else 0))
+            size += len(data)
+            self._ledger.sent(session, path, end - first, end - first, len(data))
+        peer.sent_packets += train.end - train.first
+        peer.sent_bytes += size
+        return size
+
+    def _seal_segments(
+        self,
+        session: Session,
+        train: Train,
+        template: Template,
+        first: int,
+        end: int,
+        flags: int,
+        tag: int,
+    ) -> bytearray:
+        """The datagrams of the segments `first` to `end`, sealed where they lie: the inner loop of the way out."""
+        header, size = train.packet, template.segment_size
+        tail = template.size_of(end - 1)
+        head = DATA_HEADER.pack(_DATA, flags, tag, session.remote_index, 0) + self._transmit_time
+        stencil = _stencil(head, header, size, size)
+        buffer = bytearray(stencil * (end - first - 1) + _stencil(head, header, size, tail))
+        view, payload = memoryview(buffer), train.payload
+        begin = DATA_HEADER_SIZE + SEGMENT_HEAD.size + len(header)
+        stride, total = len(stencil), len(buffer)
+        counter, seal_into = session.counter, session.seal_into
+        session.counter += end - first
+        at = 0
+        for index in range(first, end):
+            stop = min(at + stride, total)
+            _COUNTER.pack_into(buffer, at + _COUNTER_AT, counter)
+            _INDEX.pack_into(buffer, at + _INDEX_AT, index)
+            view[at + begin : stop - TAG_SIZE] = payload[index * size : (index + 1) * size]
+            sealed = at + DATA_HEADER_SIZE
+            seal_into(NONCE.pack(counter), view[sealed : stop - TAG_SIZE], view[at:sealed], view[sealed:stop])
+            counter += 1
+            at = stop
+        return buffer
+
+    def _seal_apart(self, peer: Peer, session: Session, path: Path, train: Train, now: Nanos) -> int:
+        """A train that cannot leave as one: its segments as packets, whole ones."""
+        size = 0
+        for packet in train.packets():
+            if len(packet.packet) + FRAME_HEADER.size > peer.room:
+                size += self._seal_too_long(peer, session, path, packet, now)
+                if not icmp.may_fragment(packet.packet):
+                    break  # one answer for all of them
+            else:
+                parts: list[Packet] = [self._transmit_time]
+                self._add_packet(parts, packet, session)
+                tag = peer.tags.own(packet.flow, now)
+                size += self._seal_user(peer, session, path, parts, packet.tos, tag, 1)
+        return size
+
+    def _seal_too_long(self, peer: Peer, session: Session, path: Path, train: Train, now: Nanos) -> int:
         """A packet that does not fit its path is refused, or carried in pieces if it must not be."""
         packet = train.packet
         if not icmp.may_fragment(packet):
@@ -114,7 +223,7 @@ class Sealer:
         if train.partial and not flags:
             packet = self._finished(packet)
         peer.next_fragment = (peer.next_fragment + 1) & 0xFFFFFFFF
-        tag = peer.tagger.tag(train.flow)
+        tag = peer.tags.own(train.flow, now)
         size = 0
         for frame in fragment_frames(packet, peer.next_fragment, peer.room, flags):
             parts = [self._transmit_time, frame]
@@ -144,14 +253,17 @@ class Sealer:
         packets: int,
     ) -> int:
         """Seal user traffic of one DSCP and ECN value."""
-        flags = FLAG_ECN if tos & 3 and session.capabilities & _ECN else 0
-        outer = (self._outer_ecn if peer.ecn and session.capabilities & _ECN else self._outer_plain)[tos]
-        size = self._seal(
-            peer, session, path, parts, flags, tag if self._tagged else UNTAGGED, outer, max(1, packets)
-        )
+        flags, outer = self._outer(peer, session, tos)
+        size = self._seal(peer, session, path, parts, flags, tag if self._tagged else UNTAGGED, outer, 1)
         peer.sent_packets += packets
         peer.sent_bytes += size
         return size
+
+    def _outer(self, peer: Peer, session: Session, tos: int) -> tuple[int, int]:
+        """The header's flags and the outer DSCP and ECN bits for inner ones (RFC 6040, normal mode)."""
+        if not session.capabilities & _ECN:
+            return 0, self._outer_plain[tos]
+        return FLAG_ECN if tos & 3 else 0, (self._outer_ecn if peer.ecn else self._outer_plain)[tos]
 
     def _seal(
         self,
@@ -162,7 +274,7 @@ class Sealer:
         flags: int,
         tag: int,
         outer: int,
-        user_packets: int,
+        with_data: int,
     ) -> int:
         """One datagram. Its size in bytes."""
         counter = session.counter
@@ -176,12 +288,7 @@ class Sealer:
         DATA_HEADER.pack_into(datagram, 0, _DATA, flags, tag, session.remote_index, counter)
         view = memoryview(datagram)
         session.seal_into(NONCE.pack(counter), plaintext, view[:DATA_HEADER_SIZE], view[DATA_HEADER_SIZE:])
-        note = self._ledger.note(session, path)
-        note.sent += 1
-        note.sent_bytes += size
-        note.highest_sent = counter
-        if user_packets:
-            note.sent_data += 1
+        self._ledger.sent(session, path, 1, with_data, size)
         self._outbox.add(peer.id, path, datagram, outer, tag if self._labelled else 0)
         return size
 
@@ -193,3 +300,9 @@ class Sealer:
         except BadPacket:
             self._counters["out partial checksum"] += 1  # what was read as partial always can be finished
         return whole
+
+
+def _stencil(head: bytes, header: Packet, segment_size: int, payload: int) -> bytes:
+    """One datagram of a train with `payload` bytes, all but its counter, index, payload and tag filled in."""
+    frame = SEGMENT_FRAME.pack(_SEGMENT, FLAG_PARTIAL, 4 + len(header) + payload, 0, segment_size)
+    return b"".join((head, frame, header, bytes(payload + TAG_SIZE)))

@@ -64,7 +64,23 @@ class Ledger:
     def __init__(self) -> None:
         self._sessions: dict[int, Session] = {}
 
-    def note(self, session: Session, path: Path) -> TrafficNote:
+    def sent(self, session: Session, path: Path, datagrams: int, with_data: int, size: int) -> None:
+        """So many datagrams left, the last one with the session's last counter."""
+        note = self._note(session, path)
+        note.sent += datagrams
+        note.sent_data += with_data
+        note.sent_bytes += size
+        note.highest_sent = session.counter - 1
+
+    def received(self, session: Session, path: Path, datagrams: int, with_data: int, size: int) -> None:
+        """So many datagrams were opened. (What was not opened leaves no trace: anybody can send it.)"""
+        note = self._note(session, path)
+        note.received += datagrams
+        note.received_data += with_data
+        note.received_bytes += size
+        note.highest_received = session.window.highest
+
+    def _note(self, session: Session, path: Path) -> TrafficNote:
         """The note to add to. The path is nearly always the one of the last call."""
         if path is session.last_path and session.last_note is not None:
             return session.last_note

@@ -8,13 +8,18 @@ a view of its payload. Pieces of a train (`first` to `last`) share both, whateve
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from meshnode.dataplane.template import Template, l4_header_size_untrusted
 from meshnode.dataplane.vnet import (
     GSO_ECN,
     GSO_NONE,
     GSO_TCPV4,
     GSO_TCPV6,
+    GSO_UDP_L4,
     NEEDS_CSUM,
     PLAIN,
+    TCP_CHECKSUM_OFFSET,
     UDP_CHECKSUM_OFFSET,
     VnetHeader,
     checksum_place,
@@ -22,10 +27,7 @@ from meshnode.dataplane.vnet import (
 )
 from meshnode.queueing.flow_hash import flow_key
 from meshnode.values import BadPacket, Ecn
-from meshnode.wire.ip import TCP, Packet, apply_ecn, check_packet_untrusted, checksum
-
-_GSO_PROTOCOL = {GSO_TCPV4: (4, TCP), GSO_TCPV6: (6, TCP)}
-
+from meshnode.wire.ip import TCP, UDP, Packet, apply_ecn, check_packet_untrusted, checksum
 
 NO_PAYLOAD = memoryview(b"")
 
@@ -33,13 +35,13 @@ NO_PAYLOAD = memoryview(b"")
 class Train:
     """One element of the queue before the seal.
 
-    A plain packet is `packet` itself, and `segment_size` is 0. Of a superpacket `packet` is the header (IP
-    and TCP or UDP), `payload` what follows, and this train is its segments `first` to `last` (exclusive) of
-    `segment_size` bytes, the superpacket's very last may be shorter. `partial`: the L4 checksum is the
-    pseudo-header's sum only. `tos`: the IP header's DSCP and ECN bits.
+    A plain packet is `packet`, and `template` is None. Of a superpacket `packet` is only the header, `template`
+    knows how to make segments of it, `payload` is what follows the header, and this element stands for the
+    segments `first` to `end` (exclusive). `partial`: the L4 checksum is the pseudo-header's sum. `tos`: the IP
+    header's DSCP and ECN bits.
     """
 
-    __slots__ = ("first", "flow", "last", "packet", "partial", "payload", "segment_size", "tos")
+    __slots__ = ("end", "first", "flow", "packet", "partial", "payload", "template", "tos")
 
     def __init__(
         self,
@@ -47,37 +49,50 @@ class Train:
         flow: bytes,
         tos: int,
         partial: bool,
+        template: Template | None = None,
         payload: memoryview = NO_PAYLOAD,
-        segment_size: int = 0,
         first: int = 0,
-        last: int = 1,
+        end: int = 1,
     ) -> None:
         self.packet = packet
         self.flow = flow
         self.tos = tos
         self.partial = partial
+        self.template = template
         self.payload = payload
-        self.segment_size = segment_size
         self.first = first
-        self.last = last
+        self.end = end
+
+    @property
+    def size(self) -> int:
+        """Bytes of all the packets that this stands for."""
+        template = self.template
+        if template is None:
+            return len(self.packet)
+        begin, stop = self.first * template.segment_size, self.end * template.segment_size
+        return (self.end - self.first) * len(self.packet) + min(stop, template.payload_size) - begin
 
     def copy(self) -> Train:
         """The same for another peer's queue: whatever marks one leaves the other alone."""
-        return Train(
-            self.packet,
-            self.flow,
-            self.tos,
-            self.partial,
-            self.payload,
-            self.segment_size,
-            self.first,
-            self.last,
-        )
+        return self.part(self.first, self.end)
 
-    def travels_with(self, other: Train) -> bool:
-        """Whether `other`, a packet that is short enough, may share the datagram: one DSCP and ECN value for
-        both."""
-        return other.tos == self.tos and not other.segment_size
+    def part(self, first: int, end: int) -> Train:
+        """Only the segments `first` to `end` (exclusive), sharing header and payload."""
+        return Train(self.packet, self.flow, self.tos, self.partial, self.template, self.payload, first, end)
+
+    def pieces(self, count: int) -> Iterator[Train]:
+        """The train in trains of at most `count` segments."""
+        for first in range(self.first, self.end, count):
+            yield self.part(first, min(first + count, self.end))
+
+    def packets(self) -> Iterator[Train]:
+        """The train as plain packets with complete checksums."""
+        template = self.template
+        assert template is not None
+        for index in range(self.first, self.end):
+            start = index * template.segment_size
+            packet = template.packet(index, self.payload[start : start + template.segment_size])
+            yield Train(packet, self.flow, self.tos, False)
 
     def mark(self) -> bool:
         """Set CE on an ECN-capable packet (or all of the train: Linux marks a superpacket as one, too)."""
@@ -89,12 +104,13 @@ class Train:
             apply_ecn(marked, Ecn.CE)
             self.packet = marked
             self.tos |= Ecn.CE
+            if self.template is not None:
+                self.template = self.template.with_header(bytes(marked))
         return True
 
 
 def read_train_untrusted(header: bytes, packet: Packet) -> Train:
-    """What one TUN read gave. The packet's length is right and its flow is known, or it is no packet:
-    BadPacket."""
+    """What one TUN read gave. The packet's length is right and its flow is known, or it is no packet: BadPacket."""
     version = check_packet_untrusted(packet)
     flow = flow_key(packet)
     if flow is None:
@@ -103,13 +119,38 @@ def read_train_untrusted(header: bytes, packet: Packet) -> Train:
     if not header or header == PLAIN:
         return Train(packet, flow, tos, False)
     vnet = parse_vnet_untrusted(header)
-    if vnet.gso_type & ~GSO_ECN == GSO_NONE:
-        if not vnet.flags & NEEDS_CSUM:
-            return Train(packet, flow, tos, False)
-        if checksum_place(packet) == (vnet.csum_start, vnet.csum_offset):
-            return Train(packet, flow, tos, True)
-        return Train(finish_any_checksum(packet, vnet), flow, tos, False)
-    raise BadPacket("vnet gso type")
+    if not vnet.flags & NEEDS_CSUM:
+        return Train(packet, flow, tos, False)
+    if vnet.gso_type != GSO_NONE:
+        template = _template_untrusted(packet, vnet)
+        if template.payload_size > template.segment_size:
+            payload = memoryview(packet)[len(template.header) :]
+            return Train(template.header, flow, tos, True, template, payload, 0, template.last + 1)
+    if checksum_place(packet) == (vnet.csum_start, vnet.csum_offset):
+        return Train(packet, flow, tos, True)
+    return Train(finish_any_checksum(packet, vnet), flow, tos, False)
+
+
+def _template_untrusted(packet: Packet, vnet: VnetHeader) -> Template:
+    """The header of a superpacket. BadPacket where packet and virtio-net header contradict each other."""
+    version, l4 = packet[0] >> 4, vnet.csum_start
+    kind = vnet.gso_type & ~GSO_ECN
+    protocol = UDP if kind == GSO_UDP_L4 else TCP
+    offset = UDP_CHECKSUM_OFFSET if protocol == UDP else TCP_CHECKSUM_OFFSET
+    if (
+        (kind == GSO_TCPV4 and version != 4)
+        or (kind == GSO_TCPV6 and version != 6)
+        or vnet.csum_offset != offset
+    ):
+        raise BadPacket("vnet gso type")
+    if version == 4:
+        fragment = (packet[6] << 8 | packet[7]) & 0x3FFF
+        if l4 != (packet[0] & 0x0F) * 4 or packet[9] != protocol or fragment:
+            raise BadPacket("vnet gso packet")
+    elif l4 < 40 or (l4 == 40 and packet[6] != protocol):
+        raise BadPacket("vnet gso packet")
+    size = l4 + l4_header_size_untrusted(packet, l4, protocol)
+    return Template(bytes(packet[:size]), l4, protocol, vnet.gso_size)
 
 
 def finish_any_checksum(packet: Packet, vnet: VnetHeader) -> bytearray:

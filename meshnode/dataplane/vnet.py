@@ -30,7 +30,21 @@ GSO_ECN = 0x80
 TCP_CHECKSUM_OFFSET = 16
 UDP_CHECKSUM_OFFSET = 6
 
+_TCP_FLAGS = 13
+_CWR = 0x80
+
 _HEADER = struct.Struct("=BBHHHH")
+
+
+class Offload(NamedTuple):
+    """What the TUN does for us: virtio-net headers and checksums, and superpackets of TCP and of UDP."""
+
+    headers: bool = False
+    tcp: bool = False
+    udp: bool = False
+
+
+NO_OFFLOAD = Offload()
 
 
 class VnetHeader(NamedTuple):
@@ -81,9 +95,18 @@ def checksum_place(packet: Packet) -> tuple[int, int] | None:
 
 
 def partial_header_untrusted(packet: Packet) -> bytes:
-    """The header of one packet whose TCP or UDP checksum the kernel is to finish. BadPacket if it can have
-    none."""
+    """The header of one packet whose TCP or UDP checksum the kernel is to finish. BadPacket if it can have none."""
     place = checksum_place(packet)
     if place is None:
         raise BadPacket("partial checksum")
     return _HEADER.pack(NEEDS_CSUM, GSO_NONE, 0, 0, *place)
+
+
+def superpacket_header(header: Packet, l4: int, protocol: int, segment_size: int) -> bytes:
+    """The virtio-net header of a superpacket whose IP and L4 headers are `header`."""
+    if protocol == UDP:
+        return _HEADER.pack(NEEDS_CSUM, GSO_UDP_L4, len(header), segment_size, l4, UDP_CHECKSUM_OFFSET)
+    kind = GSO_TCPV4 if header[0] >> 4 == 4 else GSO_TCPV6
+    if header[l4 + _TCP_FLAGS] & _CWR:
+        kind |= GSO_ECN
+    return _HEADER.pack(NEEDS_CSUM, kind, len(header), segment_size, l4, TCP_CHECKSUM_OFFSET)
