@@ -87,7 +87,8 @@ def test_the_number_of_an_ended_command_stays_taken_until_stop(start: Start) -> 
 
 
 def test_a_signal_shows_in_the_status(start: Start) -> None:
-    process = start("sleep 600")
+    process = start("echo ready; exec sleep 600")
+    process.wait_for_output("ready")  # before, the signal may meet the Python that becomes the shell
     process.signal(signal.SIGINT)
     assert process.wait(10) == -signal.SIGINT
 
