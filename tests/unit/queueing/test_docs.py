@@ -32,4 +32,3 @@ def test_the_docstrings(name):
     module = importlib.import_module(f"meshnode.queueing.{name}")
     examples = sum(run(test) for test in doctest.DocTestFinder().find(module))
     assert (examples > 0) == (name not in WITHOUT_EXAMPLES)
-

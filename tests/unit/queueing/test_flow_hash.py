@@ -96,6 +96,7 @@ def test_other_protocols_are_one_flow_for_two_hosts():
         (60, extension(6, 1)),
         (51, extension(6, 1)[: (1 + 2) * 4]),
         (44, extension(6)),  # a fragment header of a packet that is whole
+        (44, bytes([6, 0, 0, 6, 0, 0, 0, 9])),  # and with reserved bits
         (0, extension(60) + extension(43) + extension(44) + extension(6)),
         (0, extension(60) * 7 + extension(6)),
     ],
