@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
@@ -60,11 +61,32 @@ class Power(Enum):
     SUSPENDED = "suspended"
 
 
+@dataclass(slots=True)
+class Weather:
+    """What befalls all hosts at once: partitions (groups of names), a family that is blocked everywhere (4 or
+    6).
+
+    `sent` counts by the first byte what hosts have sent.
+    """
+
+    groups: list[frozenset[str]] = field(default_factory=list)
+    blocked_family: int = 0
+    sent: Counter[int] = field(default_factory=Counter)
+
+    def parts(self, sender: str, receiver: str) -> bool:
+        """Whether a partition runs between the two. Who is in no group is with everybody."""
+        sides = [
+            next((i for i, group in enumerate(self.groups) if n in group), None) for n in (sender, receiver)
+        ]
+        return None not in sides and sides[0] != sides[1]
+
+
 @dataclass(frozen=True, slots=True)
 class Equipment:
     """What all hosts of a world share."""
 
     world: World
+    weather: Weather = field(default_factory=Weather)
     invariants: Invariants = field(default_factory=Invariants)
     ciphers: Ciphers = SODIUM
     aead: AeadFactory = aead
@@ -287,6 +309,10 @@ class Host:
         if packet.destination.port != self._port or self.power is not Power.ON or self.process is None:
             self._note("lost", f"nobody listens: {describe(packet)}")
             return
+        weather = self.equipment.weather
+        if weather.parts(packet.origin, self.name) or weather.blocked_family == family(packet.source.host):
+            self._note("lost", f"partition: {describe(packet)}")
+            return
         self._note("arrive", describe(packet), data=packet.data, sender=packet.origin)
         honest = packet.origin in self.world.honest and not packet.forged
         self.equipment.invariants.addresses.arrived(self.name, packet, honest)
@@ -300,6 +326,7 @@ class Host:
             return
         packet = UdpPacket(Endpoint(address, self._port), path.remote, data, ecn, origin=self.name)
         self.equipment.invariants.addresses.sent(self.name, packet)
+        self.equipment.weather.sent[data[0]] += 1
         self._note("send", describe(packet), data=data)
         self.plug.send(packet)
 
@@ -320,15 +347,20 @@ class Host:
                 self._apply_membership()
             case Enrolled():
                 self.disk.write("state", output.state)
-                self.world.at(self.world.time, self.start)
+                self._afterwards(self.start)
             case EnrolmentRefused():
                 self.refused = output.reason
                 self._note("event", f"refused: {output.reason}")
-                self.world.at(self.world.time, partial(self._end, "gave up"))
+                self._afterwards(partial(self._end, "gave up"))
             case PeerUp() | PeerDown():
                 self._note("event", self._describe_peer(output))
             case Notice():
                 self._hear(output)
+
+    def _afterwards(self, action: Callable[[], None]) -> None:
+        """When the process that runs now has finished its call, unless another one runs by then."""
+        process = self.process
+        self.world.at(self.world.time, lambda: action() if self.process is process else None)
 
     def _hear(self, notice: Notice) -> None:
         self.notices.append(notice)

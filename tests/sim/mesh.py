@@ -13,7 +13,7 @@ from meshnode.values import MILLISECOND, SECOND, Nanos
 from tests.sim.applications import Ping
 from tests.sim.attacker import Attacker
 from tests.sim.cheap import CHEAP, cheap_aead
-from tests.sim.host import ANYBODY, Equipment, Host
+from tests.sim.host import ANYBODY, Equipment, Host, Weather
 from tests.sim.invariants import Invariants
 from tests.sim.link import Link
 from tests.sim.nat import NatKind
@@ -33,7 +33,7 @@ class Mesh:
         self.invariants = Invariants()
         ciphers: Ciphers = CHEAP if cheap else SODIUM
         factory: AeadFactory = cheap_aead if cheap else aead
-        self.equipment = Equipment(self.world, self.invariants, ciphers, factory)
+        self.equipment = Equipment(self.world, Weather(), self.invariants, ciphers, factory)
         self.hosts: dict[str, Host] = {}
         self.lans: dict[str, tuple[Network, Router]] = {}
 
@@ -46,9 +46,14 @@ class Mesh:
         link: Link = UPLINK,
         families: str = "46",
     ) -> Host:
-        """A host in `network`, by default on the internet itself; `link` is its line, both ways."""
+        """A host in `network`, by default on the internet itself.
+
+        `link` is its line out; the line in has the latency and MTU of it and no faults, so that what one sets
+        here is what one gets in each direction between two such hosts.
+        """
         network = network or self.internet
-        plug = network.plug_in(name, lambda packet: None, link, link, families)
+        down = Link(latency=link.latency, mtu=link.mtu)
+        plug = network.plug_in(name, lambda packet: None, link, down, families)
         host = Host(self.equipment, name, network, plug)
         self.world.honest[name] = None
         self.hosts[name] = host
@@ -89,6 +94,24 @@ class Mesh:
             self.enrol(host, hosts[0])
         return hosts
 
+    # --- faults -------------------------------------------------------------------------------------
+
+    def partition(self, *groups: set[str]) -> None:
+        """Hosts of different groups hear nothing of each other, whatever networks they are in."""
+        self.world.note("world", "fault", f"partition {' | '.join(', '.join(sorted(g)) for g in groups)}")
+        self.equipment.weather.groups = [frozenset(group) for group in groups]
+
+    def heal(self) -> None:
+        """All partitions and blocked families are over."""
+        self.world.note("world", "fault", "healed")
+        self.equipment.weather.groups = []
+        self.equipment.weather.blocked_family = 0
+
+    def block_family(self, family: str) -> None:
+        """IPv4 ("4") or IPv6 ("6") reaches nobody any more, the other does."""
+        self.world.note("world", "fault", f"IPv{family} is blocked")
+        self.equipment.weather.blocked_family = int(family)
+
     # --- asking -------------------------------------------------------------------------------------
 
     def is_up(self, a: Host, b: Host) -> bool:
@@ -100,14 +123,14 @@ class Mesh:
         chosen = [h for h in (self.hosts.values() if hosts is None else hosts) if h.running]
         return all(self.is_up(a, b) for a, b in combinations(chosen, 2))
 
-    def pings(self, pairs: Iterable[tuple[Host, Host]], ipv6: bool = True) -> list[Ping]:
-        """A ping for each pair, all at once."""
-        return [a.applications.ping(b.member.ipv6 if ipv6 else b.member.addresses[0]) for a, b in pairs]
-
     # --- waiting ------------------------------------------------------------------------------------
 
     def run_for(self, duration: Nanos) -> None:
         self.world.run_for(duration)
+
+    def count_sent(self, kind: int) -> int:
+        """How many datagrams of this type honest hosts have sent."""
+        return self.equipment.weather.sent[kind]
 
     def wait_for(self, condition: Callable[[], bool], within: Nanos, what: str) -> Nanos:
         return self.world.wait_until(condition, within, what)
@@ -124,11 +147,22 @@ class Mesh:
         return self.world.time - began
 
     def everybody_pings(self, within: Nanos = 2 * SECOND, hosts: Iterable[Host] | None = None) -> None:
-        """Every pair pings in both directions, over IPv4 and IPv6, and is answered."""
+        """Every pair pings in both directions, over IPv4 and IPv6, and is answered.
+
+        Twice a second, as a person would try: a packet that meets a session of which the other side has just
+        learnt that it is over may be lost.
+        """
         chosen = [h for h in (self.hosts.values() if hosts is None else hosts) if h.running]
-        pairs = list(permutations(chosen, 2))
-        pings = self.pings(pairs) + self.pings(pairs, ipv6=False)
-        self.wait_for(lambda: all(ping.answered for ping in pings), within, "every ping is answered")
+        waiting: dict[tuple[Host, bytes], list[Ping]] = {
+            (a, to): [] for a, b in permutations(chosen, 2) for to in b.member.addresses
+        }
+        deadline = self.world.time + within
+        while waiting and self.world.time < deadline:
+            for (host, to), pings in waiting.items():
+                pings.append(host.applications.ping(to))
+            self.world.run_for(500 * MILLISECOND)
+            waiting = {key: pings for key, pings in waiting.items() if not any(p.answered for p in pings)}
+        assert not waiting, f"no answer to the pings of {', '.join(sorted({h.name for h, _ in waiting}))}"
 
     def describe_gaps(self, hosts: list[Host] | None = None) -> str:
         """Which pairs are not up, and what each side says."""
