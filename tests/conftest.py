@@ -1,4 +1,4 @@
-"""For the whole suite: in CI a skipped test is a failed one.
+"""For the whole suite: in CI a skipped test is a failed one, and no test depends on how fast the machine is.
 
 A test that needs root, /dev/net/tun or a program skips on a laptop that lacks it, with a reason. With
 `CI=true` the same skip fails and shows that reason: a run that silently left them out would prove nothing.
@@ -11,6 +11,10 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("untimed", settings.default, deadline=None)
+settings.load_profile("untimed")
 
 
 def _fail_if_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -88,6 +88,7 @@ def _found(place: Place, name: str, ipv4: Prefix, settings: str) -> None:
             place.kept_settings.write_text(settings)
             store.write_state(pack_state(state))
         except BaseException:
+            place.kept_settings.unlink(missing_ok=True)
             store.remove()
             raise
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from meshnode.cli.failure import Failure
 from meshnode.cli.help import example
 from meshnode.cli.names import node_name
 from meshnode.cli.parameters import cidr, duration
@@ -94,11 +95,13 @@ def _arguments(terms: InvitationTerms) -> dict[str, Any]:
 
 
 def _invite_stopped(place: Place, terms: InvitationTerms) -> str:
+    """As the running node would do it. Raises Failure, EdgeError or Refusal; then no invitation is open."""
     settings = place.settings()
-    endpoints = [str(each) for each in (*settings.advertise, *local_endpoints(settings.port))]
+    endpoints = dict.fromkeys(map(str, (*settings.advertise, *local_endpoints(settings.port))))
+    if not endpoints:
+        raise Failure("no address to put into the token: say where this node is reached with `advertise`")
     with stopped_node(place.store) as node:
-        token = node.registrar.invite(
-            terms, node.static, tuple(endpoints[:MAX_ENDPOINTS]), SystemEntropy(), clock.now().wall
-        )
+        where = tuple(endpoints)[:MAX_ENDPOINTS]
+        token = node.registrar.invite(terms, node.static, where, SystemEntropy(), clock.now().wall)
         node.save()
     return token.encode()

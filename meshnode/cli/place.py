@@ -97,18 +97,23 @@ def at_place(verb: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
-_DIRECTORY = click.Path(file_okay=False, path_type=Path)
-_FILE = click.Path(dir_okay=False, path_type=Path)
+# Not looked at here: what is wrong with a file or directory is best told by those who use it.
+_PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option(
         "--net", metavar="NET", envvar="MESHNODE_NET", help="The network, where there is more than one."
     ),
     click.option(
-        "--config", type=_FILE, envvar="MESHNODE_CONFIG", help=f"Settings.  [default: {CONFIG_DIR}/NET.toml]"
+        "--config",
+        metavar="FILE",
+        type=_PATH,
+        envvar="MESHNODE_CONFIG",
+        help=f"Settings.  [default: {CONFIG_DIR}/NET.toml]",
     ),
     click.option(
         "--state-dir",
-        type=_DIRECTORY,
+        metavar="DIR",
+        type=_PATH,
         default=STATE_DIR,
         show_default=True,
         envvar="MESHNODE_STATE_DIR",
@@ -116,7 +121,8 @@ _OPTIONS = (
     ),
     click.option(
         "--runtime-dir",
-        type=_DIRECTORY,
+        metavar="DIR",
+        type=_PATH,
         default=RUNTIME_DIR,
         show_default=True,
         envvar="MESHNODE_RUNTIME_DIR",

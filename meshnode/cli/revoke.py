@@ -28,14 +28,13 @@ def revoke(place: Place, node: str, keep: bool) -> None:
         revoked = place.call("revoke", {"node": node, "keep": keep})["revoked"]
     except NotRunning:
         revoked = _revoke_stopped(place, node, keep)
-    click.echo(f"revoked {', '.join(revoked)}")
+    click.echo(f"revoked {revoked}", err=True)
 
 
-def _revoke_stopped(place: Place, name: str, keep: bool) -> list[str]:
+def _revoke_stopped(place: Place, name: str, keep: bool) -> str:
     with stopped_node(place.store) as node:
-        before = dict(node.membership.members)
-        wall = clock.now().wall
-        for statement in node.registrar.revoke(node.member(name), keep, wall):
+        member, wall = node.member(name), clock.now().wall
+        for statement in node.registrar.revoke(member, keep, wall):
             node.membership.add_untrusted(statement, wall)
         node.save()
-        return [member.label for peer, member in before.items() if peer not in node.membership.members]
+        return member.label
