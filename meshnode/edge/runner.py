@@ -20,6 +20,7 @@ import trio
 from meshnode.crypto.primitives import SODIUM
 from meshnode.dataplane.config import PlaneConfig
 from meshnode.dataplane.plane import Plane
+from meshnode.dataplane.vnet import Offload
 from meshnode.edge import clock, control, netlink, preflight
 from meshnode.edge.entropy import SystemEntropy
 from meshnode.edge.errors import EdgeError
@@ -210,7 +211,7 @@ class _Machine:
         settings = self._settings
         self._sockets = stack.enter_context(_sockets(settings.port))
         name = settings.interface or f"mesh-{self._options.net}"[:LONGEST_NAME]
-        self._tun = Tun.open(name, settings.mtu, offload=False)
+        self._tun = Tun.open(name, settings.mtu)
         stack.callback(self._tun.close)
         own = self._node.own
         assert own is not None
@@ -232,6 +233,7 @@ class _Machine:
                 link_local=own.link_local,
                 prefixes=own.prefixes,
                 tun_mtu=settings.mtu,
+                offload=_plane_offload(self._tun),
             ),
             SystemEntropy(),
             clock.now(),
@@ -406,6 +408,12 @@ def _sockets(port: int) -> Iterator[list[UdpSocket]]:
     finally:
         for udp in opened:
             udp.close()
+
+
+def _plane_offload(tun: Tun) -> Offload:
+    """What the kernel granted, in the data plane's words."""
+    granted = tun.offloads
+    return Offload(granted["tun_checksum"], granted["tun_tso4"] and granted["tun_tso6"], granted["tun_uso4"])
 
 
 def _has_ipv6() -> bool:
