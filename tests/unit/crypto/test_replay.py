@@ -70,6 +70,16 @@ def test_bulk_with_every_second_lost_and_then_late() -> None:
     )
 
 
+@pytest.mark.parametrize("gap", [1, 2, 3, 63, WINDOW - 1])
+def test_a_gap_does_not_inherit_the_marks_of_a_window_ago(gap: int) -> None:
+    window = ReplayWindow()
+    assert all(window.accept(counter) for counter in range(WINDOW + 100))
+    late = range(WINDOW + 100, WINDOW + 100 + gap)
+    assert window.accept(late.stop)
+    assert all(window.accept(counter) for counter in late)
+    assert not any(window.accept(counter) for counter in late)
+
+
 class Memory:
     """The same contract, by remembering all that was ever accepted."""
 
