@@ -27,6 +27,7 @@ from meshnode.cli.tables import Column, show_table
 from meshnode.edge import control
 from meshnode.edge.errors import EdgeError
 from meshnode.lab import Host, Lab, LabError, Nat, available, enter_user_namespace, sites, wait_until
+from meshnode.lab.command import last_line
 from meshnode.lab.ping import PingResult, ping
 from meshnode.lab.process import Process
 
@@ -101,7 +102,8 @@ class Machine:
     def status(self) -> dict[str, Any] | None:
         """What `meshnode status` gets, None while nobody answers. Raises LabError when the node has ended."""
         if self._node is not None and self._node.status is not None:
-            raise LabError(f"the node on {self.name} has ended: {self._node.output.strip()}")
+            words = last_line(self._node.output, self._node.status)
+            raise LabError(f"the node on {self.name} has ended: {words}")
         try:
             reply: dict[str, Any] = control.call(control.socket_path(self._runtime_dir, NET), "status")
         except EdgeError:
