@@ -21,6 +21,9 @@ SEGMENT_HEAD = struct.Struct(">IBBHHH")
 MAX_JOINED = 64
 """Packets of a flow in one superpacket; a train has what the other side's kernel gave it."""
 
+_NO_SIZE = -1 << 20
+"""No payload has this size: nothing follows the last segment."""
+
 _SEGMENT = int(FrameType.SEGMENT)
 _ACK, _PSH, _ECE = 0x10, 0x08, 0x40
 
@@ -28,43 +31,46 @@ _ACK, _PSH, _ECE = 0x10, 0x08, 0x40
 class SegmentRun:
     """Segments `first` to `next` (exclusive) of one train. `sent` is its header as it came, before RFC 6040."""
 
-    __slots__ = ("first", "next", "pieces", "sent", "size", "template")
+    __slots__ = ("_expected", "_head", "first", "next", "pieces", "sent", "size", "template")
 
     def __init__(self, sent: bytes, template: Template, index: int, payload: memoryview) -> None:
         self.sent = sent
         self.template = template
         self.first = index
-        self.next = index + 1
-        self.pieces = [payload]
-        self.size = len(payload)
+        self.pieces: list[memoryview] = []
+        self.size = 0
+        self._head = SEGMENT_HEAD.size + len(sent)
+        self._take(index, payload)
 
     def extend(self, arena: bytearray, view: memoryview, begin: int, end: int) -> bool:
         """Take the plaintext at `begin` to `end` of `arena` (and `view`) if it is the next segment, and nothing else.
 
         This is the whole work for nearly all segments of a train.
         """
-        start = begin + SEGMENT_HEAD.size + len(self.sent)
-        if end <= start:
+        start = begin + self._head
+        if end - start != self._expected:
             return False
         _, kind, _, length, index, segment_size = SEGMENT_HEAD.unpack_from(arena, begin)
-        template = self.template
         if (
             index != self.next
             or kind != _SEGMENT
-            or segment_size != template.segment_size
+            or segment_size != self.template.segment_size
             or length != end - begin - 8
             or not arena.startswith(self.sent, begin + SEGMENT_HEAD.size)
         ):
             return False
-        size = end - start
-        if index > template.last or size != (
-            segment_size if index < template.last else template.size_of(index)
-        ):
-            return False
-        self.pieces.append(view[start:end])
-        self.next = index + 1
-        self.size += size
+        self._take(index, view[start:end])
         return True
+
+    def _take(self, index: int, payload: memoryview) -> None:
+        self.pieces.append(payload)
+        self.size += len(payload)
+        self.next = index = index + 1
+        template = self.template
+        if index < template.last:
+            self._expected = template.segment_size
+        else:
+            self._expected = template.size_of(index) if index == template.last else _NO_SIZE
 
     def append(self, sent: bytes, template: Template, index: int, payload: memoryview) -> bool:
         """Take one segment that was parsed the long way, if it comes next."""
@@ -72,9 +78,7 @@ class SegmentRun:
             return False
         if template.segment_size != self.template.segment_size:
             return False
-        self.pieces.append(payload)
-        self.next = index + 1
-        self.size += len(payload)
+        self._take(index, payload)
         return True
 
     def tun_packets(self, offload: Offload) -> Iterator[TunPacket]:

@@ -86,7 +86,9 @@ class Opener:
         train = self._train = None
         end = opened = with_data = size = bad_tags = 0
         for at in range(run.start, run.end, step):
-            begin, stop = end, min(at + step, run.end)
+            begin, stop = end, at + step
+            if stop > run.end:
+                stop = run.end
             end += stop - at - _SEALED
             (counter,) = _COUNTER.unpack_from(data, at + _COUNTER_OFFSET)
             if counter >= limit or not window.check(counter):

@@ -39,8 +39,8 @@ NONCE = struct.Struct(">4xQ")
 MAX_SMALL = 512
 """What is larger is not sent among the packets of sparse flows."""
 
-SMALLEST_COMPANION = 20 + FRAME_HEADER.size
-"""With less room than this left, nothing else fits into a datagram."""
+SMALLEST_COMPANION = 64
+"""With less room than this left nothing else is looked for: less than a TCP acknowledgement would fit."""
 
 SEGMENT_FRAME = struct.Struct(">BBHHH")
 """The head of a segment frame: type, flags, length, index, segment size."""
@@ -184,7 +184,9 @@ class Sealer:
         session.counter += end - first
         at = 0
         for index in range(first, end):
-            stop = min(at + stride, total)
+            stop = at + stride
+            if stop > total:
+                stop = total
             _COUNTER.pack_into(buffer, at + _COUNTER_AT, counter)
             _INDEX.pack_into(buffer, at + _INDEX_AT, index)
             view[at + begin : stop - TAG_SIZE] = payload[index * size : (index + 1) * size]

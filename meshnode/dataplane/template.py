@@ -40,7 +40,7 @@ class Template:
         return self.l4 == 40 or self.header[0] >> 4 == 4
 
     def size_of(self, index: int) -> int:
-        """Payload bytes of segment `index`."""
+        """Payload bytes of segment `index`; past the last one zero or less."""
         return min(self.segment_size, self.payload_size - index * self.segment_size)
 
     def header_of(self, first: int, size: int) -> bytearray:

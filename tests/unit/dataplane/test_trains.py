@@ -401,3 +401,16 @@ def test_a_peer_without_any_capability_gets_the_same(stream: list[TunPacket]) ->
     a, b = pair(config(1), config(2, Offload()), Capability.NONE)
     opened = [packet for batch in send(a, *stream) for packet in open_batch(b, batch, False)]
     assert by_flow(opened) == by_flow(kernel_packets(stream))
+
+
+@pytest.mark.parametrize("merged", [True, False])
+def test_nothing_follows_the_last_segment(merged: bool) -> None:
+    a, b = pair(config(1), config(2))
+    header = superpacket(tcp(2000), 1000).data[:40]
+    assert isinstance(header, bytes)
+    pieces = [(0, b"x" * 1000), (1, b"y" * 1000), (2, b""), (2, b"z"), (2, b"z" * 1000)]
+    for index, payload in pieces:
+        a.plane.send_frames(SendFrames(b.id, pack_frame(2, Segment(index, 1000, header + payload).pack(), 1)), a.now)
+    (b.receive_merged if merged else b.receive)(a.batches(), 1)
+    assert [packet[40:] for packet in kernel_packets(b.tun())] == [b"x" * 1000, b"y" * 1000]
+    assert b.plane.counters == {"in segment size": 3}
