@@ -27,8 +27,8 @@ class CryptoFailure(BadPacket):
 class Ciphers(Protocol):
     """X25519, ChaCha20-Poly1305, XChaCha20-Poly1305 and Ed25519.
 
-    Whatever a peer sent may be handed to `dh`, `open_untrusted`, `xopen_untrusted` and `verify`; all but
-    `verify`, which answers, raise CryptoFailure (a BadPacket).
+    Arguments are bytes: a view counts as a wrong one. Whatever a peer sent may be handed to `dh`,
+    `open_untrusted`, `xopen_untrusted` and `verify`; all but `verify`, which answers, raise CryptoFailure.
     """
 
     def public_key(self, secret: bytes) -> bytes:
