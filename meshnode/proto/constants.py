@@ -126,6 +126,9 @@ GOSSIP_BURST = 64 * 1024
 """What one peer may make us send it in statements and records."""
 
 REDEEM_INTERVAL: Nanos = 1 * SECOND
+REDEEMS_PER_SESSION = 4
+"""Unanswered so often, a joiner starts over with a new handshake: the inviter has restarted."""
+
 ENROLMENT_TIME: Nanos = 30 * SECOND
 """A joiner gives up after this long without an answer."""
 

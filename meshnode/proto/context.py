@@ -6,7 +6,7 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import TIMESTAMP_BLOCK
+from meshnode.proto.constants import TIMESTAMP_BLOCK, TIMESTAMP_TOLERANCE
 from meshnode.proto.handshake import Secrets
 from meshnode.proto.timers import TimerTable
 from meshnode.values import (
@@ -118,17 +118,25 @@ class TimestampClock:
     `promised` is what the disk says; it is kept ahead of the clock by TIMESTAMP_BLOCK. Every start begins at the
     promise of the one before, so where that is ahead already it grows only by what can be used up: a node that
     restarts all day must not run away from its clock, or others refuse it (TIMESTAMP_TOLERANCE).
+
+    A clock that was far ahead once leaves timestamps that others refuse when it is right again; a clock that is far
+    behind gives such that others have outlived. Here the two look alike, so retries take turns between both.
     """
 
     def __init__(self, promised: int) -> None:
         self.promised = promised
         self._last = promised
+        self._by_clock = 0
         self._wall = 0
 
-    def next(self, now: Now) -> int:
+    def next(self, now: Now, tries: int = 0) -> int:
+        """The timestamp of an initiation that was sent `tries` times before in vain."""
         self._wall = now.wall
         self._last = max(self._last + 1, now.wall)
-        return self._last
+        if tries % 2 == 0 or self._last - now.wall <= TIMESTAMP_TOLERANCE:
+            return self._last
+        self._by_clock = max(self._by_clock + 1, now.wall)
+        return self._by_clock
 
     def must_promise(self) -> bool:
         """Whether `promised` has to be raised and saved."""

@@ -19,10 +19,12 @@ from meshnode.proto.membership import Membership
 from meshnode.proto.registrar import Registrar
 from meshnode.values import (
     BadPacket,
+    Endpoint,
     InstallSession,
     Now,
     Opened,
     Path,
+    PathKind,
     PeerId,
     RemovePeer,
     RetireSession,
@@ -59,12 +61,17 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """A grant that the disk does not hold yet, and who waits for it."""
+    """A grant that the disk does not hold yet, and who waits for it where."""
 
     guest: PeerId
     invitation: bytes
     identity: bytes
     grant: bytes
+    path: Path
+
+    def endpoints(self) -> tuple[PeerId, tuple[Endpoint, ...]]:
+        """Where the new member is: after a crash the node finds it there."""
+        return peer_id(self.identity), (self.path.remote,) if self.path.kind is PathKind.UDP else ()
 
 
 class Guests:
@@ -79,7 +86,7 @@ class Guests:
         invitations: Invitations,
         registrar: Registrar,
         save: Callable[[], int],
-        granted: Callable[[bytes, Now], None],
+        granted: Callable[[Promise, Now], None],
     ) -> None:
         self._context = context
         self._membership = membership
@@ -93,9 +100,9 @@ class Guests:
     def __contains__(self, peer: PeerId) -> bool:
         return peer in self._guests
 
-    def promised(self) -> list[bytes]:
-        """Grants that belong on disk though they do not count yet."""
-        return [p.grant for p in self._promises.values()]
+    def promises(self) -> list[Promise]:
+        """What belongs on disk though it does not count yet."""
+        return list(self._promises.values())
 
     # --- the handshake --------------------------------------------------------------------------------------------
 
@@ -166,7 +173,7 @@ class Guests:
                 )
             return
         self._invitations.commit(promise.invitation, promise.identity)
-        self._granted(promise.grant, now)
+        self._granted(promise, now)
         if guest is not None:
             self._answer(guest, promise.identity)
 
@@ -187,7 +194,7 @@ class Guests:
             self._invitations.release(guest.invitation, redeem.identity)
             raise
         ticket = self._save()
-        self._promises[ticket] = Promise(guest.id, guest.invitation, redeem.identity, grant)
+        self._promises[ticket] = Promise(guest.id, guest.invitation, redeem.identity, grant, guest.path)
         guest.waiting = ticket
 
     def _answer(self, guest: Guest, identity: bytes) -> None:

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import EARLY_RETRIES, ENROLMENT_TIME, REDEEM_INTERVAL, REKEY_TIMEOUT
+from meshnode.proto.constants import (
+    EARLY_RETRIES,
+    ENROLMENT_TIME,
+    REDEEM_INTERVAL,
+    REDEEMS_PER_SESSION,
+    REKEY_TIMEOUT,
+)
 from meshnode.proto.context import Context, NodeConfig
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.guests import provisional_id, redeem_proof
@@ -30,6 +36,7 @@ from meshnode.values import (
     Output,
     Path,
     PathKind,
+    RetireSession,
     TrafficNote,
     Transmit,
     Unsendable,
@@ -77,6 +84,7 @@ class Joiner:
         self._exchange: InitiatorExchange | None = None
         self._session: tuple[Completed, Path] | None = None
         self._tries = 0
+        self._redeems = 0
         self._collected: list[bytes] = []
         self._done = False
         self.counters = self._context.counters
@@ -127,8 +135,10 @@ class Joiner:
                 self._finish(EnrolmentRefused(NO_ANSWER.format(where)))
             elif reason == "initiate" and self._session is None:
                 self._initiate(now)
-            elif reason == "redeem":
+            elif reason == "redeem" and self._redeems < REDEEMS_PER_SESSION:
                 self._redeem(now)
+            elif reason == "redeem":
+                self._start_over(now)
 
     def poll_timeout(self) -> tuple[Nanos, str] | None:
         return self._context.timers.next()
@@ -174,7 +184,16 @@ class Joiner:
         self._context.tell(UseSession(self._inviter, completed.keys.local_index))
         self._redeem(now)
 
+    def _start_over(self, now: Now) -> None:
+        """The inviter knows this session no more: it has restarted."""
+        assert self._session is not None
+        self._context.tell(RetireSession(self._inviter, self._session[0].keys.local_index))
+        self._session = None
+        self._redeems = 0
+        self._initiate(now)
+
     def _redeem(self, now: Now) -> None:
+        self._redeems += 1
         assert self._session is not None
         completed, path = self._session
         context = self._context

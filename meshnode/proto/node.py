@@ -15,7 +15,7 @@ from meshnode.proto.constants import RECORD_INTERVAL, TIMESTAMP_TOLERANCE
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.proto.gossip import Gossip
 from meshnode.proto.guard import Guard, Verdict
-from meshnode.proto.guests import Guests
+from meshnode.proto.guests import Guests, Promise
 from meshnode.proto.handshake import ResponderExchange
 from meshnode.proto.invitations import Invitations, InvitationTerms, Refusal
 from meshnode.proto.membership import Member, Membership
@@ -141,14 +141,18 @@ class Node:
             reached = tuple(path.remote for path in peer.endpoints())[:8]
             if reached:
                 remembered[peer.id] = reached
+        promises = self._guests.promises()
         timestamps = dict(self._greatest)
         timestamps.update((p.member.static, p.greatest_timestamp) for p in self.peers.values())
         return StoredState(
             genesis=self.membership.genesis_statement,
-            statements=(*self.membership.statements(), *self._guests.promised()),
+            statements=(*self.membership.statements(), *(p.grant for p in promises)),
             records=tuple(self.membership.records()),
             invitations=self._invitations.stored(),
-            endpoints=tuple((p, e) for p, e in remembered.items() if p in self.membership.members),
+            endpoints=(
+                *((p, e) for p, e in remembered.items() if p in self.membership.members),
+                *(p.endpoints() for p in promises),
+            ),
             timestamps=tuple(timestamps.items()),
             own_timestamp=self._timestamps.promise(),
         )
@@ -422,11 +426,13 @@ class Node:
             self._offer_record(peer_id(signed.signer), now)
         self._save_soon(now)
 
-    def _granted(self, grant: bytes, now: Now) -> None:
+    def _granted(self, promise: Promise, now: Now) -> None:
         """A promised grant is on disk: from now on it counts."""
-        self.membership.add_untrusted(grant, now.wall)
-        self._gossip.publish([grant], now)
+        self.membership.add_untrusted(promise.grant, now.wall)
+        self._gossip.publish([promise.grant], now)
         self._sync_members(now)
+        # Only to store it: now the new member is about to initiate, and we would cross it.
+        self._remembered.update([promise.endpoints()])
 
     def _restore(self, raw: bytes, now: Now) -> None:
         """A statement from our own disk: one that does not fit is left out, the rest still serves."""

@@ -142,17 +142,16 @@ class Peer:
             return
         if self.up:
             self._schedule_probe(now)
-        elif self._attempt is None or now.boot - self._attempt.sent_at >= SECOND:
-            self.initiate(now)
         else:
-            # The attempt in flight has not gone there yet: let its next retry come soon.
-            self._context.timers.set(self.id, "handshake retry", self._attempt.sent_at + SECOND)
+            self._try_soon(now)
 
     def wake(self, now: Now) -> None:
         """The network changed: probe all paths at once, or start over."""
+        # After a suspend the timers have not run yet: nothing may be sealed with what has expired meanwhile.
+        self._expire(now)
         self.paths.wake(now.boot)
         if self.sessions.sealing() is None:
-            self.initiate(now)
+            self._try_soon(now)
         self._probe(now)
 
     def ping(self, now: Now) -> bytes | None:
@@ -166,6 +165,13 @@ class Peer:
             del self._pings[next(iter(self._pings))]
         self._schedule_probe(now)
         return token
+
+    def _try_soon(self, now: Now) -> None:
+        """Initiate, but leave an attempt of just now the time to be answered: a new one would orphan its answer."""
+        if self._attempt is None or now.boot - self._attempt.sent_at >= SECOND:
+            self.initiate(now)
+        else:
+            self._context.timers.set(self.id, "handshake retry", self._attempt.sent_at + SECOND)
 
     def say_goodbye(self, reason: str) -> None:
         if self.up:
@@ -196,7 +202,7 @@ class Peer:
             self._context.free_index(previous.exchange.local_index)
         exchange = InitiatorExchange(self._context.secrets, self.member.static, self._context.new_index(self))
         payload = InitiationPayload(
-            timestamp=self._timestamps.next(now),
+            timestamp=self._timestamps.next(now, 0 if previous is None else previous.tries),
             psk_epoch=0,
             capabilities=self._context.config.capabilities,
             suites=self._context.config.suites,
