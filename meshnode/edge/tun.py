@@ -78,7 +78,7 @@ class Tun:
         """
         if not 0 < len(name.encode()) <= LONGEST_NAME or "/" in name or any(map(str.isspace, name)):
             raise EdgeError(f"{name!r} cannot name an interface: at most 15 characters, no space, no slash")
-        descriptor = _open_device()
+        descriptor = open_device()
         try:
             _attach(descriptor, name, _IFF_VNET_HDR if offload else 0)
             _set_number(name, _SIOCSIFMTU, mtu, "MTU")
@@ -163,6 +163,22 @@ class Tun:
         return EdgeError(f"interface {self.name} was taken away ({reason(error)}): start the node again")
 
 
+def open_device(device: pathlib.Path = DEVICE) -> int:
+    """A descriptor that is not attached to an interface yet. Raises EdgeError."""
+    try:
+        return os.open(device, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            fix = (
+                f"run `mkdir -p {device.parent} && mknod {device} c 10 200`, in Docker add --device {device}"
+            )
+        elif error.errno in (errno.ENODEV, errno.ENXIO):
+            fix = "run `modprobe tun` on the host"
+        else:
+            fix = f"run as root, in Docker add --device {device}"
+        raise EdgeError(f"cannot open {device} ({reason(error)}): {fix}") from error
+
+
 _WRITE_COUNTERS = {
     errno.EINVAL: "tun_write_invalid",
     errno.EIO: "tun_write_down",
@@ -170,21 +186,6 @@ _WRITE_COUNTERS = {
     errno.ENOMEM: "tun_write_no_memory",
     errno.ENOBUFS: "tun_write_no_memory",
 }
-
-
-def _open_device() -> int:
-    try:
-        return os.open(DEVICE, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ENOTDIR):
-            fix = (
-                f"run `mkdir -p {DEVICE.parent} && mknod {DEVICE} c 10 200`, in Docker add --device {DEVICE}"
-            )
-        elif error.errno in (errno.ENODEV, errno.ENXIO):
-            fix = "run `modprobe tun` on the host"
-        else:
-            fix = f"run as root, in Docker add --device {DEVICE}"
-        raise EdgeError(f"cannot open {DEVICE} ({reason(error)}): {fix}") from error
 
 
 def _attach(descriptor: int, name: str, flags: int) -> None:
