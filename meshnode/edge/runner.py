@@ -28,6 +28,7 @@ from meshnode.edge.mill import Mill
 from meshnode.edge.monitor import Change, NetworkMonitor
 from meshnode.edge.netlink import Interface
 from meshnode.edge.operator import Operator
+from meshnode.edge.priority import raise_priority
 from meshnode.edge.routes import RouteKeeper
 from meshnode.edge.saver import Saver
 from meshnode.edge.status import node_status
@@ -187,6 +188,7 @@ class _Machine:
         self._reannounce = trio.Event()
 
     async def run(self) -> None:
+        self._ask_for_precedence()
         with ExitStack() as stack:
             self._open(stack)
             async with trio.open_nursery() as nursery:
@@ -251,6 +253,11 @@ class _Machine:
             self._reload,
             self._stopping.set,
         )
+
+    def _ask_for_precedence(self) -> None:
+        refused = raise_priority()
+        if refused is not None:
+            self._log("info", refused)
 
     def _greet(self) -> None:
         own = self._node.own
