@@ -22,7 +22,7 @@ import click
 
 from meshnode.cli.help import example
 from meshnode.cli.quantities import bytes_text
-from meshnode.cli.status import PEER_COLUMNS, TRAFFIC_COLUMNS, header_lines, peer_row, traffic_row
+from meshnode.cli.status import show_status
 from meshnode.cli.tables import Column, show_table
 from meshnode.edge import control
 from meshnode.edge.errors import EdgeError
@@ -116,10 +116,7 @@ class Machine:
         reply = self.status()
         if reply is None:
             raise LabError(f"the node on {self.name} does not answer")
-        for line in header_lines(reply):
-            say(line)
-        rows = [peer_row(peer) + traffic_row(peer) for peer in reply["peers"]]
-        show_table((*PEER_COLUMNS, *TRAFFIC_COLUMNS), rows)
+        show_status(reply)
 
     def _argv(self, words: Sequence[str]) -> list[str]:
         directories = [

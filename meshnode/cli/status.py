@@ -18,22 +18,18 @@ Status = Mapping[str, Any]
 """The node's reply; its keys are listed in docs/operations.md."""
 
 STATE_COLOURS = {"up": "green", "connecting": "yellow", "down": "red", "revoked": "dim"}
-PEER_COLUMNS = (
-    Column("PEER"),
-    Column("STATE", colours=STATE_COLOURS),
-    Column("SINCE", right=True),
-    Column("ADDRESSES"),
-    Column("PATH"),
+WHO = (Column("PEER"), Column("STATE", colours=STATE_COLOURS))
+STATUS_COLUMNS = (
+    *WHO,
     Column("RTT", right=True),
-)
-TRAFFIC_COLUMNS = (
     Column("SENT", right=True),
     Column("RECEIVED", right=True),
-    Column("QUEUED", right=True),
-    Column("DELAY P95", right=True),
+    Column("QUEUE P95", right=True),
     Column("DROPS", right=True),
     Column("MARKS", right=True),
+    Column("PATH"),
 )
+PEERS_COLUMNS = (*WHO, Column("SINCE", right=True), Column("PATH"), Column("ADDRESSES"))
 
 
 @click.command(
@@ -61,13 +57,7 @@ def status(place: Place, as_json: bool, check: str | None) -> None:
     if check == "ready" and (why := not_ready(reply)):
         raise Failure(f"not ready: {why}")
     if not as_json and check is None:
-        click.echo("\n".join(header_lines(reply)))
-        if reply["peers"]:
-            click.echo()
-            show_table(
-                (*PEER_COLUMNS, *TRAFFIC_COLUMNS),
-                [peer_row(each) + traffic_row(each) for each in reply["peers"]],
-            )
+        show_status(reply)
 
 
 @click.command(epilog=example("meshnode peers --net home"))
@@ -81,7 +71,7 @@ def peers(place: Place, as_json: bool) -> None:
     elif not listed:
         click.echo("no other member is known: `meshnode invite` lets one in", err=True)
     else:
-        show_table(PEER_COLUMNS, [peer_row(each) for each in listed])
+        show_table(PEERS_COLUMNS, [_peers_row(each) for each in listed])
 
 
 def not_ready(reply: Status) -> str | None:
@@ -98,37 +88,38 @@ def not_ready(reply: Status) -> str | None:
     return None
 
 
-def header_lines(reply: Status) -> list[str]:
-    """Two lines about the node itself."""
+def show_status(reply: Status) -> None:
+    """Two lines about the node itself, and a table of its peers."""
     listen = ", ".join(f"{kind} {port}" for kind, port in reply["listen"].items() if port)
-    return [
-        f"{reply['net']}: node {reply['node']} ({reply['id'][:8]}), up {seconds_text(reply['uptime_s'])}, {listen}",
-        f"{reply['interface']}: {', '.join(reply['addresses'])}, MTU {reply['mtu']}",
-    ]
+    up = seconds_text(reply["uptime_s"])
+    click.echo(f"{reply['net']}: node {reply['node']} ({reply['id'][:8]}), up {up}, {listen}")
+    click.echo(f"{reply['interface']}: {', '.join(reply['addresses'])}, MTU {reply['mtu']}")
+    if reply["peers"]:
+        click.echo()
+        show_table(STATUS_COLUMNS, [_status_row(peer) for peer in reply["peers"]])
 
 
-def peer_row(peer: Status) -> list[str]:
-    return [
-        peer["name"],
-        peer["state"],
-        seconds_text(peer["since_s"]),
-        " ".join(peer["addresses"]),
-        path_text(peer["path"]),
-        milliseconds_text((peer["path"] or {}).get("rtt_ms")),
-    ]
+def _who(peer: Status) -> list[str]:
+    return [peer["name"], peer["state"]]
 
 
-def traffic_row(peer: Status) -> list[str]:
-    """What went to and came from a peer, and what its queue does: packets waiting, delay, drops, ECN marks."""
+def _status_row(peer: Status) -> list[str]:
+    """What goes to and comes from a peer, and what its queue does: delay, drops, ECN marks."""
     queue = peer["queue"] or {}
     return [
+        *_who(peer),
+        milliseconds_text((peer["path"] or {}).get("rtt_ms")),
         bytes_text((peer["tx"] or {}).get("bytes")),
         bytes_text((peer["rx"] or {}).get("bytes")),
-        _count(queue.get("backlog_packets")),
         milliseconds_text(queue.get("sojourn_ms_p95")),
         _count(queue.get("drops")),
         _count(queue.get("marks")),
+        path_text(peer["path"]),
     ]
+
+
+def _peers_row(peer: Status) -> list[str]:
+    return [*_who(peer), seconds_text(peer["since_s"]), path_text(peer["path"]), " ".join(peer["addresses"])]
 
 
 def path_text(path: Status | None) -> str:

@@ -49,4 +49,6 @@ def _show_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> None
     for row in rows:
         cells = zip(row, columns, strict=True)
         table.add_row(*(Text(cell, style=column.colours.get(cell, "")) for cell, column in cells))
-    Console().print(table)
+    # Wider than the terminal is better than cut off: a path that wraps can still be read and copied.
+    needed = max(map(len, plain_lines(columns, rows)))
+    Console(width=max(Console().width, needed)).print(table)
