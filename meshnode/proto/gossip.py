@@ -8,6 +8,7 @@ on at once: its origin tells every peer, everybody else a few at random; digests
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from meshnode.crypto.primitives import short_hash
@@ -36,6 +37,9 @@ MESSAGE_BYTES = 1000
 
 SUMMARY_ITEMS = 100
 
+ORPHANED = ("record of a stranger", "signer unknown")
+MAX_ORPHANS = 64
+
 
 class Gossip:
     """Decides what to tell whom. `learned` is called with every statement or record that is news."""
@@ -59,6 +63,7 @@ class Gossip:
         self._syncing: dict[PeerId, Nanos] = {}
         self._digest: tuple[int, bytes] | None = None
         self._version = 0
+        self._orphans: deque[bytes] = deque(maxlen=MAX_ORPHANS)
         context.timers.set(self.OWNER, "digest", now.boot + DIGEST_INTERVAL)
 
     # --- what the node reports ----------------------------------------------------------------------------------------
@@ -193,25 +198,35 @@ class Gossip:
         return sorted((raw for raw in items if raw in place), key=place.__getitem__)
 
     def _read_items_untrusted(self, peer: PeerId, message: Statements, now: Now) -> None:
-        """Learn what is news and pass it on. One bad item does not spoil the others."""
-        news: list[bytes] = []
-        for raw in message.items:
-            try:
-                signed = self._membership.add_untrusted(raw, now.wall)
-            except BadPacket as error:
-                self._context.count(f"gossip {error.reason}")
-                continue
-            if signed is not None:
-                self._version += 1
-                news.append(raw)
-                self._learned(signed, peer, now)
+        """Learn what is news and pass it on. One bad item does not spoil the others.
+
+        Messages overtake each other, so an item may come before the one that vouches for it: such orphans wait, a
+        few of them, and are tried again when something new has come.
+        """
+        news = [raw for raw in message.items if self._learn(raw, peer, now)]
         if news:
+            orphans, self._orphans = self._orphans, deque(maxlen=MAX_ORPHANS)
+            news += [raw for raw in orphans if self._learn(raw, peer, now)]
             others = [p for p in self._up_peers() if p != peer]
             for other in self._choose(others, GOSSIP_FANOUT):
                 self._send_items(other, news, now)
             if not self._syncing:
                 return
             self._start_syncs(now)
+
+    def _learn(self, raw: bytes, peer: PeerId, now: Now) -> bool:
+        try:
+            signed = self._membership.add_untrusted(raw, now.wall)
+        except BadPacket as error:
+            if error.reason in ORPHANED:
+                self._orphans.append(raw)
+            self._context.count(f"gossip {error.reason}")
+            return False
+        if signed is None:
+            return False
+        self._version += 1
+        self._learned(signed, peer, now)
+        return True
 
     def changed(self) -> None:
         """The membership learnt something by another way than gossip."""

@@ -117,6 +117,8 @@ class Paths:
         candidate.misses = 0
         candidate.probes = 0
         self._schedule(candidate, now)
+        if candidate.rtt == 0:
+            candidate.next_probe = now  # proven by a handshake alone: measure it
 
     def proven(self) -> tuple[Path, ...]:
         return tuple(c.path for c in self._candidates.values() if c.proven)
