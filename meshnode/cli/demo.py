@@ -26,6 +26,7 @@ from meshnode.cli.status import show_status
 from meshnode.cli.tables import Column, show_table
 from meshnode.edge import control
 from meshnode.edge.errors import EdgeError
+from meshnode.edge.preflight import Level, check_tun
 from meshnode.lab import Host, Lab, LabError, Nat, available, enter_user_namespace, sites, wait_until
 from meshnode.lab.command import last_line
 from meshnode.lab.ping import PingResult, ping
@@ -58,6 +59,9 @@ def demo(megabytes: int) -> None:
     refusal = available("ping")
     if refusal is not None:
         raise LabError(refusal)
+    device = check_tun()
+    if device.level is Level.ERROR:
+        raise LabError(f"{device.text}: {device.fix}")
     for name in [name for name in os.environ if name.startswith("MESHNODE_")]:
         del os.environ[name]  # they are about the user's own node
     began = time.monotonic()
