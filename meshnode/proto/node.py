@@ -520,4 +520,6 @@ class Node:
             else:
                 self._gossip.peer_gone(peer)
         if self._timestamps.must_promise():
-            self._save_soon(now)
+            # At once: a node that dies before that, and whose clock is then set back, is refused as a replay.
+            self._timestamps.promise()
+            self._save_now()
