@@ -154,8 +154,9 @@ class Host:
     def revoke(self, other: str, keep: bool = False) -> None:
         """Revoke a member by name, as `meshnode revoke` does on a running node."""
         assert self.node is not None
-        self.node.revoke(other, keep, self.clock.now())
+        ticket = self.node.revoke(other, keep, self.clock.now())
         self._settle()
+        self.world.wait_until(lambda: ticket in self.saves, SECOND, f"{self.name} saves the revocation")
 
     def join(self, token: Token, name: str | None = None) -> None:
         """Enrol with a token, then run, as `meshnode join` does. An explicit `name` must be free."""
