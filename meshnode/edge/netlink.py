@@ -35,6 +35,8 @@ _ONLINK = 4
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
 _SCOPE_UNIVERSE = 0
+_SCOPE_LINK = 253
+_SCOPE_NOWHERE = 255
 _GEN_MODE_NONE = 1
 _IFA_F_TEMPORARY = 0x01
 _IFA_F_NODAD = 0x02
@@ -159,14 +161,14 @@ class Interface:
         warnings = []
         for route in routes:
             try:
-                kernel.route("replace", **self._fields(route, METRIC))
+                kernel.route("replace", **self._fields(route, METRIC), scope=_scope(route))
             except NetlinkError as error:
                 warnings.append(f"no route to {route}: {error.args[1]}")
         return warnings
 
     def _remove(self, kernel: Any, route: Route, metric: int) -> None:
         try:
-            kernel.route("del", **self._fields(route, metric))
+            kernel.route("del", **self._fields(route, metric), scope=_SCOPE_NOWHERE)
         except NetlinkError as error:
             if error.code != errno.ESRCH:  # somebody else was faster
                 raise
@@ -208,7 +210,8 @@ def local_endpoints(port: int) -> tuple[Endpoint, ...]:
             for message in kernel.addr("dump")
             if message["index"] in links and _is_lasting(message)
         ]
-    ranked = sorted(map(ip_address, found), key=lambda each: (not each.is_global, each.version == 4))
+    usable = [each for each in map(ip_address, found) if not each.is_link_local]
+    ranked = sorted(usable, key=lambda each: (not each.is_global, each.version == 4))
     return tuple(Endpoint(str(each), port) for each in dict.fromkeys(ranked))
 
 
@@ -242,6 +245,11 @@ def _route(message: Any) -> Route:
     gateway = message.get("gateway") or (message.get("via") or {}).get("addr")
     destination = (ip_address(network).packed if network else bytes(size), message["dst_len"])
     return Route(destination, ip_address(gateway).packed if gateway else None)
+
+
+def _scope(route: Route) -> int:
+    """A member is one hop away: only then may an IPv4 route of a daemon or an operator name it as a gateway."""
+    return _SCOPE_LINK if len(route.destination[0]) == 4 and not route.gateway else _SCOPE_UNIVERSE
 
 
 def _text(address: bytes) -> str:

@@ -26,6 +26,10 @@ class Space:
         command = ["ip", "-n", self.name, *arguments.split()]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
+    def run(self, line: str) -> None:
+        """Run a program inside."""
+        subprocess.run(self.command(*line.split()), check=True)
+
     def command(self, *arguments: str) -> list[str]:
         """The command line that runs a program inside."""
         return ["ip", "netns", "exec", self.name, *arguments]
