@@ -9,6 +9,9 @@ from __future__ import annotations
 from meshnode.queueing.flow_hash import FlowTagger
 from meshnode.values import MILLISECOND, Nanos
 
+KEY_SIZE = 16
+"""Bytes of random key that the tags of one peer come from."""
+
 HOLD: Nanos = 250 * MILLISECOND
 """For so long after a datagram under its own tag a flow is not sent among the sparse ones."""
 

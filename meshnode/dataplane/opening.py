@@ -12,7 +12,7 @@ from typing import cast
 
 from meshnode.crypto.suites import InvalidTag
 from meshnode.dataplane.config import PlaneConfig
-from meshnode.dataplane.joining import SegmentRun
+from meshnode.dataplane.joining import SEGMENT_HEAD, SegmentRun
 from meshnode.dataplane.mss import carries_mss, clamp_mss
 from meshnode.dataplane.next_hops import NextHops
 from meshnode.dataplane.peer import Peer
@@ -22,7 +22,7 @@ from meshnode.dataplane.session import Ledger, Session
 from meshnode.dataplane.template import parse_template_untrusted
 from meshnode.dataplane.tun_writer import TunWriter
 from meshnode.queueing.flow_hash import flow_key
-from meshnode.values import BadPacket, Nanos, Opened, RawFrame
+from meshnode.values import BadPacket, Nanos, Opened, PeerId, RawFrame
 from meshnode.wire.frames import (
     FLAG_PARTIAL,
     FrameType,
@@ -71,20 +71,39 @@ class Opener:
         self._ledger = ledger
         self._counters = counters
         self._train: SegmentRun | None = None
+        self._reassembling: dict[PeerId, Peer] = {}
         self.opened: list[Opened] = []
 
-    def open_run(self, run: Run, now: Nanos) -> int:
-        """Open all datagrams of a run. How many had a wrong tag."""
+    def expire_fragments(self, now: Nanos) -> None:
+        """Forget packets whose fragments have taken too long."""
+        for peer in list(self._reassembling.values()):
+            expired = peer.reassembly.expire(now)
+            if expired:
+                self._counters["in fragment timeout"] += expired
+            if not peer.reassembly:
+                del self._reassembling[peer.id]
+
+    def poll_timeout(self) -> Nanos | None:
+        """When the next unfinished packet expires."""
+        times = (peer.reassembly.poll_timeout() for peer in self._reassembling.values())
+        return min((time for time in times if time is not None), default=None)
+
+    def forget(self, peer: Peer) -> None:
+        """The peer is gone."""
+        self._reassembling.pop(peer.id, None)
+
+    def open_run(self, run: Run, now: Nanos) -> None:
+        """Open all datagrams of a run."""
         session, data, step = run.session, run.data, run.step
         if session.retired:
             self._counters["in retired session"] += 1
-            return 0
+            return
         view = memoryview(data)
         arena = bytearray(run.end - run.start - run.count * _SEALED)
         plaintexts = memoryview(arena)
         window, open_into, limit = session.window, session.open_into, session.reject_after
         train = self._train = None
-        end = opened = with_data = size = bad_tags = 0
+        end = opened = joined = with_data = size = bad_tags = 0
         for at in range(run.start, run.end, step):
             begin, stop = end, at + step
             if stop > run.end:
@@ -104,15 +123,26 @@ class Opener:
             opened += 1
             size += stop - at
             if train is not None and train.extend(arena, plaintexts, begin, end):
-                with_data += 1
+                joined += 1
                 continue
             with_data += self._serve(run, session, plaintexts[begin:end], now)
             train = self._train
+        if opened:
+            self._ledger.received(session, run.path, opened, with_data + joined, size)
+            session.peer.received_packets += joined
+            session.peer.received_bytes += joined * (step - _SEALED - SEGMENT_HEAD.size)
+        self._judge(run, opened, bad_tags, now)
+
+    def _judge(self, run: Run, opened: int, bad_tags: int, now: Nanos) -> None:
+        """Remember how the source behaves."""
+        source = run.source
+        if source is not None:
+            source.good += opened
+            source.bad += bad_tags
         if bad_tags:
             self._counters["in bad tag"] += bad_tags
-        if opened:
-            self._ledger.received(session, run.path, opened, with_data, size)
-        return bad_tags
+            if source is not None and source.judge(now):
+                self._counters["in source demoted"] += 1
 
     def _serve(self, run: Run, session: Session, plaintext: memoryview, now: Nanos) -> bool:
         """All frames of one datagram; whether it has user data.
@@ -152,6 +182,7 @@ class Opener:
         elif kind == _SEGMENT:
             self._train = self._deliver_segment_untrusted(peer, body, run.ecn)
         else:
+            self._reassembling[peer.id] = peer
             whole = peer.reassembly.add_untrusted(parse_fragment_untrusted(body), run.ecn, now)
             if whole is not None:
                 partial = bool(whole.flags & FLAG_PARTIAL)

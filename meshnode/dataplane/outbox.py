@@ -32,19 +32,20 @@ class _Run:
 
 
 class Outbox:
-    """Collects what was sealed since the last `take`, in order. `bytes` is what waits here."""
+    """Collects what was sealed since the last `take`, in order. `bytes` and `datagrams` count all that ever came."""
 
-    __slots__ = ("_batches", "_last", "bytes")
+    __slots__ = ("_batches", "_last", "bytes", "datagrams")
 
     def __init__(self) -> None:
         self._batches: list[Batch | _Run] = []
         self._last: _Run | None = None
-        self.bytes = 0
+        self.bytes = self.datagrams = 0
 
     def add(self, peer: PeerId, path: Path, datagram: bytearray, dscp_ecn: int, label: int) -> None:
         """One datagram; it joins the one before if one send can carry both."""
         size = len(datagram)
         self.bytes += size
+        self.datagrams += 1
         run = self._last
         if (
             run is not None
@@ -68,6 +69,7 @@ class Outbox:
         """A whole train."""
         self._last = None
         self.bytes += len(batch.data)
+        self.datagrams += batch.datagram_count
         self._batches.append(batch)
 
     def take(self) -> list[Batch]:
@@ -75,5 +77,4 @@ class Outbox:
         batches = [item if isinstance(item, Batch) else item.batch() for item in self._batches]
         self._batches.clear()
         self._last = None
-        self.bytes = 0
         return batches

@@ -11,6 +11,7 @@ from meshnode.dataplane.fragments import Reassembly, ReassemblyLimits
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.session import Session
 from meshnode.dataplane.source_check import SourceCheck
+from meshnode.dataplane.sources import Sources
 from meshnode.dataplane.trains import Train
 from meshnode.queueing.fifo import Fifo
 from meshnode.queueing.fq_codel import FqCodel
@@ -61,7 +62,6 @@ class Peer:
         "next_fragment",
         "open_lane",
         "path",
-        "proven",
         "queue",
         "queue_in",
         "reassembly",
@@ -69,10 +69,12 @@ class Peer:
         "received_packets",
         "room",
         "seal_lane",
+        "sealed_at",
         "sent_bytes",
         "sent_packets",
         "session",
         "sessions",
+        "sources",
         "tags",
         "unsendable_at",
     )
@@ -95,7 +97,8 @@ class Peer:
         self.room = 0  # bytes of frames in one datagram
         self.inner_mtu = 0  # the packet size that we tell others to use
         self.ecn = True
-        self.proven: dict[Path, None] = {}
+        self.sources = Sources()
+        self.sealed_at: Nanos = 0
         self.queue = queue
         self.queue_in = queue_in
         self.seal_lane = lanes(self, Direction.OUT)
@@ -115,17 +118,26 @@ class Peer:
         """Whether user traffic can leave now."""
         return self.session is not None and self.path is not None
 
+    @property
+    def largest_datagram(self) -> int:
+        """Bytes of the largest datagram that the path takes."""
+        return self.room + SEAL_OVERHEAD
+
     def use_path(self, path: Path | None, mtu: int, tun_mtu: int) -> None:
         """Send over `path` from now on, in IP packets of at most `mtu` bytes."""
         self.path = path
-        self.room = 0 if path is None else mtu - path_overhead(path) - SEAL_OVERHEAD
+        overhead = IPV6_UDP if path is None else path_overhead(path)
+        self.room = 0 if path is None else mtu - overhead - SEAL_OVERHEAD
         self.inner_mtu = max(0, min(tun_mtu, self.room - SEGMENT_OVERHEAD))
+        if self.bucket is not None:
+            self.bucket.overhead = overhead
 
     def limit_rate(self, bits_per_second: int | None, now: Nanos) -> None:
         """Shape what leaves for this peer, from now on."""
         if bits_per_second is None:
             self.bucket = None
         elif self.bucket is None:
-            self.bucket = TokenBucket(bits_per_second, now=now, overhead=0)
+            overhead = IPV6_UDP if self.path is None else path_overhead(self.path)
+            self.bucket = TokenBucket(bits_per_second, now=now, overhead=overhead)
         else:
             self.bucket.set_rate(bits_per_second, now)

@@ -12,32 +12,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
 
 from meshnode.crypto import suites
-from meshnode.dataplane import icmp
 from meshnode.dataplane.api import Batch, PeerStatus, QueueStatus, TunPacket
 from meshnode.dataplane.config import PlaneConfig
-from meshnode.dataplane.flow_tags import FlowTags
-from meshnode.dataplane.mss import carries_mss, clamp_mss
+from meshnode.dataplane.flow_tags import KEY_SIZE, FlowTags
+from meshnode.dataplane.intake import Intake
 from meshnode.dataplane.next_hops import OURSELVES, NextHops
 from meshnode.dataplane.opening import Opener
 from meshnode.dataplane.outbox import Outbox
-from meshnode.dataplane.peer import Direction, Peer
+from meshnode.dataplane.peer import Peer
 from meshnode.dataplane.queues import QueueFactory
-from meshnode.dataplane.runs import Run, cut_runs
+from meshnode.dataplane.refusals import Refusals
+from meshnode.dataplane.runs import Run
 from meshnode.dataplane.sealing import Sealer
 from meshnode.dataplane.session import AeadFactory, Ledger, Session
 from meshnode.dataplane.source_check import SourceCheck
-from meshnode.dataplane.trains import Train, read_train_untrusted
+from meshnode.dataplane.trains import Train
 from meshnode.dataplane.tun_writer import TunWriter
+from meshnode.dataplane.turns import Turns
+from meshnode.dataplane.vnet import Offload
 from meshnode.queueing.packet_queue import PacketQueue
-from meshnode.queueing.scheduler import Lane, Scheduler
-from meshnode.queueing.shaper import TokenBucket
 from meshnode.values import (
-    MICROSECOND,
-    MILLISECOND,
-    SECOND,
     AdmitPeer,
     BadPacket,
     Datagram,
@@ -59,35 +55,6 @@ from meshnode.values import (
     UsePath,
     UseSession,
 )
-from meshnode.wire.ip import Packet
-
-MAX_CONTROL = 64
-"""Control datagrams that wait for one peer; more are dropped."""
-
-MAX_HELD = 128
-"""Packets that wait for a peer without session or path (WireGuard stages as many)."""
-
-STALE: Nanos = 5 * SECOND
-"""What has been held for longer than this is thrown away: who sent it has sent it again."""
-
-UNSENDABLE_EVERY: Nanos = 1 * SECOND
-
-UNPROVEN_WEIGHT = 16
-"""A sixteenth of a peer's share of the CPU for all that comes from where nobody has answered yet."""
-
-ICMP_RATE_BURST = 50
-ICMP_INTERVAL: Nanos = 10 * MILLISECOND
-"""At most 100 ICMP messages a second, 50 at once."""
-
-TAG_KEY_SIZE = 16
-TAG_KEY_IDLE: Nanos = 60 * SECOND
-
-COST_PER_PACKET: Nanos = 5 * MICROSECOND
-"""The cost model where there is no clock: this much for an element, and a nanosecond for a byte."""
-
-
-LaneName = tuple[Direction, Peer | None]
-"""None: the lane of the unproven queue."""
 
 
 class Plane:
@@ -101,28 +68,29 @@ class Plane:
         self._config = config
         self._entropy = entropy
         self._aead = aead
-        self._multicast = frozenset(config.multicast)
+        self._now = now.boot
         self._peers: dict[PeerId, Peer] = {}
         self._sessions: dict[int, Session] = {}
-        self._control: dict[PeerId, Peer] = {}
-        self._unsendable: dict[PeerId, None] = {}
         self._ledger = Ledger()
         self._outbox = Outbox()
         self._writer = TunWriter(config.offload)
-        self._sealer = Sealer(config, self._outbox, self._ledger, self.counters, self._refuse_size)
-        self._opener = Opener(config, self.next_hops, self._writer, self._ledger, self.counters)
+        self._refusals = Refusals(self._writer, self.counters, now.boot)
         self._queues = QueueFactory(config, entropy, self.counters)
-        self._scheduler = Scheduler()
-        self._unproven = self._queues.unproven()
-        self._unproven_lane = self._scheduler.add((Direction.IN, None), UNPROVEN_WEIGHT)
-        self._uplink = TokenBucket(config.uplink_rate, now=now.boot) if config.uplink_rate else None
-        self._ours_v4 = self._ours_v6 = b""
-        self._icmp_tokens = ICMP_RATE_BURST
-        self._icmp_settled = now.boot
-        self._now = now.boot
+        self._opener = Opener(config, self.next_hops, self._writer, self._ledger, self.counters)
+        self._turns = Turns(
+            config,
+            Sealer(config, self._outbox, self._ledger, self.counters, self._refusals),
+            self._opener,
+            self._outbox,
+            self._queues.unproven(),
+            now.boot,
+        )
+        self._intake = Intake(
+            config, entropy, self.next_hops, self._turns, self._peers, self._sessions, self.counters
+        )
         self.set_local(config.addresses, config.link_local, config.prefixes)
 
-    # --- commands --------------------------------------------------------------------------------
+    # --- commands ---------------------------------------------------------------------------------------------------
 
     def set_local(
         self, addresses: tuple[bytes, ...], link_local: bytes, prefixes: tuple[Prefix, ...] = ()
@@ -130,9 +98,12 @@ class Plane:
         """Our own addresses (packed) and granted prefixes, from now on."""
         own = (*addresses, link_local) if link_local else addresses
         self.next_hops.set_owner(OURSELVES, own, prefixes)
-        self._ours_v4 = next((address for address in addresses if len(address) == 4), b"")
-        self._ours_v6 = next((address for address in own if len(address) == 16), b"")
+        self._refusals.set_local(own)
         self._forget_good_sources()
+
+    def set_offload(self, offload: Offload) -> None:
+        """What the TUN takes from now on: an offload that the kernel refused is switched off here, too."""
+        self._writer.offload = offload
 
     def apply(self, command: DataPlaneCommand, now: Now) -> None:
         """Carry out one command of the core. What names an unknown peer or session has been overtaken by
@@ -155,15 +126,16 @@ class Plane:
             self._retire(peer, command.local_index)
         elif isinstance(command, UsePath):
             if command.path is not None and command.path != peer.path:
-                peer.tags.rekey(self._entropy.token(TAG_KEY_SIZE))
+                peer.tags.rekey(self._entropy.token(KEY_SIZE))
             peer.use_path(command.path, command.mtu, self._config.tun_mtu)
             peer.ecn = command.ecn
         elif isinstance(command, ProvePaths):
-            peer.proven = dict.fromkeys(command.paths)
+            peer.sources.prove(command.paths)
         elif isinstance(command, LimitRate):
             peer.limit_rate(command.bits_per_second, now.boot)
-            self._scheduler.unblock(peer.seal_lane)
-        self._resume(peer, now)
+            self._queues.tune(peer.queue, command.bits_per_second)
+            self._turns.rate_changed(peer)
+        self._intake.release(peer, now.boot)
 
     def _peer(self, id: PeerId, now: Now) -> Peer:
         """The state of a peer; one that is no member yet (a joiner) may have sessions, but no inner source."""
@@ -171,17 +143,14 @@ class Plane:
         if peer is None:
             peer = self._peers[id] = Peer(
                 id,
-                self._lane,
+                self._turns.lane,
                 SourceCheck(id, b"", False, self.next_hops),
                 self._queues.out(),
                 self._queues.incoming(),
-                FlowTags(self._entropy.token(TAG_KEY_SIZE)),
+                FlowTags(self._entropy.token(KEY_SIZE)),
                 self._config.reassembly,
             )
         return peer
-
-    def _lane(self, peer: Peer, direction: Direction) -> Lane:
-        return self._scheduler.add((direction, peer))
 
     def _admit(self, command: AdmitPeer, now: Now) -> None:
         peer = self._peer(command.peer, now)
@@ -197,10 +166,9 @@ class Plane:
             self._retire(peer, index)
         peer.queue.close()
         peer.queue_in.close()
-        self._scheduler.remove(peer.seal_lane)
-        self._scheduler.remove(peer.open_lane)
-        self._control.pop(id, None)
-        self._unsendable.pop(id, None)
+        self._turns.remove(peer)
+        self._opener.forget(peer)
+        self._intake.unsendable.pop(id, None)
         self.next_hops.remove(id)
         self._forget_good_sources()
 
@@ -213,166 +181,48 @@ class Plane:
         if peer.session is session:
             peer.session = None
 
-    def _resume(self, peer: Peer, now: Now) -> None:
-        """After a change: let what was held go, unless it is too old by now."""
-        if not peer.is_up or not peer.queue:
-            return
-        if peer.held_since is not None and now.boot - peer.held_since > STALE:
-            peer.queue.clear()
-        peer.held_since = None
-        self._scheduler.wake(peer.seal_lane)
-
     def _forget_good_sources(self) -> None:
         for peer in self._peers.values():
             peer.check.good.clear()
 
-    # --- in front of the queues ------------------------------------------------------------------
+    # --- in front of the queues ---------------------------------------------------------------------------------
 
     def send_frames(self, frames: SendFrames, now: Now) -> None:
         """Queue control frames: they are sealed before any user traffic in the next `work`."""
         peer = self._peers.get(frames.peer)
         if peer is None:
             self.counters["control unsendable"] += 1
-        elif len(peer.control) >= MAX_CONTROL:
+        elif not self._turns.send_control(peer, frames):
             self.counters["control overflow"] += 1
-        else:
-            peer.control.append(frames)
-            self._control[peer.id] = peer
 
     def push_packets(self, packets: Sequence[TunPacket], now: Now) -> None:
         """Queue what was read from the TUN for the peers that it belongs to."""
         for header, data in packets:
+            packet = b"".join(data) if isinstance(data, list) else data
             try:
-                self._route_untrusted(read_train_untrusted(header, _one_buffer(data)), now.boot)
+                self._intake.packet_untrusted(header, packet, now.boot)
             except BadPacket as bad:
                 self.counters[f"out {bad.reason}"] += 1
 
-    def _route_untrusted(self, train: Train, now: Nanos) -> None:
-        packet = train.packet
-        to = bytes(packet[16:20] if packet[0] >> 4 == 4 else packet[24:40])
-        if to[0] >= 224 if len(to) == 4 else to[0] == 0xFF:
-            self._multicast_untrusted(train, to, now)
-            return
-        id_ = self.next_hops.lookup(to)
-        peer = None if id_ is None else self._peers.get(id_)
-        if peer is None:
-            raise BadPacket("no route")
-        if train.template is None and carries_mss(packet):
-            train.packet = clamp_mss(packet, peer.inner_mtu, train.partial)
-        self._enqueue(peer, train, now)
-
-    def _multicast_untrusted(self, train: Train, group: bytes, now: Nanos) -> None:
-        """Link-local groups that routing needs go to every peer that is up, each copy through its own queue."""
-        if group not in self._multicast:
-            raise BadPacket("multicast")
-        for peer in self._peers.values():
-            if peer.is_up:
-                self._enqueue(peer, train.copy(), now)
-
-    def _enqueue(self, peer: Peer, train: Train, now: Nanos) -> None:
-        if not peer.is_up:
-            self._hold(peer, now)
-        peer.queue.enqueue(train.flow, train, train.size, now, train.end - train.first)
-        if peer.is_up:
-            self._scheduler.wake(peer.seal_lane)
-
-    def _hold(self, peer: Peer, now: Nanos) -> None:
-        """A packet is to wait for a session or a path. Raises BadPacket if too many do."""
-        if peer.unsendable_at is None or now - peer.unsendable_at >= UNSENDABLE_EVERY:
-            peer.unsendable_at = now
-            self._unsendable[peer.id] = None
-        if len(peer.queue) >= MAX_HELD:
-            if peer.held_since is not None and now - peer.held_since <= STALE:
-                raise BadPacket("no session")
-            peer.queue.clear()
-        peer.held_since = now if not peer.queue or peer.held_since is None else peer.held_since
-
     def push_datagrams(self, datagrams: Sequence[Datagram], now: Now) -> None:
-        """Queue sealed datagrams that can be what their header says: nothing of it is proven yet."""
-        sessions, counters, scheduler = self._sessions, self.counters, self._scheduler
+        """Queue what was read from the sockets for the peers whose sessions it names."""
         for datagram in datagrams:
-            for run, tag in cut_runs(datagram, sessions, counters):
-                peer = run.session.peer
-                size, count = run.end - run.start, run.count
-                stamp = min(datagram.arrived, now.boot)
-                if datagram.path in peer.proven:
-                    peer.queue_in.enqueue(tag, run, size, now.boot, count, stamp)
-                    scheduler.wake(peer.open_lane)
-                else:
-                    self._unproven.enqueue(tag, run, size, now.boot, count, stamp)
-                    scheduler.wake(self._unproven_lane)
+            self._intake.datagram(datagram, now.boot)
 
-    # --- behind the queues -----------------------------------------------------------------------
+    # --- behind the queues ------------------------------------------------------------------------------------------
 
     def work(self, now: Now, budget: Nanos, clock: Callable[[], Nanos] | None = None) -> bool:
-        """Seal and open for about `budget` nanoseconds by `clock` (None: by a cost model). Whether there is
-        more to do."""
+        """Seal and open for about `budget` nanoseconds by `clock` (None: by a cost model). Whether there is more."""
         self._now = now.boot
-        self._sealer.set_time(now.boot)
-        self._seal_control()
-        scheduler = self._scheduler
-        spent = 0
-        before = clock() if clock else 0
-        while spent < budget:
-            lane = scheduler.next(now.boot)
-            if lane is None:
-                return False
-            cost = self._turn(lane, now.boot)
-            if clock:
-                after = clock()
-                cost, before = after - before, after
-            spent += cost
-            scheduler.charge(lane, cost)
-        return scheduler.next(now.boot) is not None
+        return self._turns.work(now.boot, budget, clock)
 
-    def _seal_control(self) -> None:
-        for peer in self._control.values():
-            while peer.control:
-                self._sealer.seal_frames(peer, peer.control.popleft())
-        self._control.clear()
-
-    def _turn(self, lane: Lane, now: Nanos) -> Nanos:
-        """One element of one lane. What it may have cost."""
-        direction, peer = cast("LaneName", lane.name)
-        if peer is not None and direction is Direction.OUT:
-            return self._seal_turn(peer, now)
-        queue = self._unproven if peer is None else peer.queue_in
-        run = queue.dequeue(now)
-        if run is None:
-            self._scheduler.rest(lane)
-            return 0
-        self._opener.open_run(run, now)
-        return COST_PER_PACKET + run.end - run.start
-
-    def _seal_turn(self, peer: Peer, now: Nanos) -> Nanos:
-        session, path = peer.session, peer.path
-        if session is None or path is None or not peer.queue:
-            self._scheduler.rest(peer.seal_lane)
-            return 0
-        ready = self._rate_allows_at(peer, now)
-        if ready > now:
-            self._scheduler.block(peer.seal_lane, ready)
-            return 0
-        size = self._sealer.seal_next(peer, session, path, now)
-        if size is None:
-            self._scheduler.rest(peer.seal_lane)
-            return 0
-        for bucket in (peer.bucket, self._uplink):
-            if bucket is not None:
-                bucket.spend(now, size)
-        return COST_PER_PACKET + size
-
-    def _rate_allows_at(self, peer: Peer, now: Nanos) -> Nanos:
-        """When the next datagram may leave by the rates of the peer and of the uplink."""
-        ready = now
-        for bucket in (peer.bucket, self._uplink):
-            if bucket is not None:
-                ready = max(ready, bucket.ready_at(now, peer.room))
-        return ready
+    def hold_back(self, full: bool) -> None:
+        """The sockets are full (or no longer): seal no user traffic, so that it waits where an AQM sees it."""
+        self._turns.hold_back(full)
 
     def poll_timeout(self) -> Nanos | None:
-        """When `work` has something to do again if nothing is pushed before; None: when something is pushed."""
-        return self._scheduler.poll_timeout()
+        """When `work` has something to do again if nothing is pushed before; None: only then."""
+        return self._turns.poll_timeout()
 
     # --- what came out ---------------------------------------------------------------------------
 
@@ -387,8 +237,8 @@ class Plane:
         return opened
 
     def take_notes(self) -> list[TrafficNote | Unsendable]:
-        unsendable = [Unsendable(peer) for peer in self._unsendable]
-        self._unsendable.clear()
+        unsendable = [Unsendable(peer) for peer in self._intake.unsendable]
+        self._intake.unsendable.clear()
         return [*self._ledger.take(), *unsendable]
 
     def status(self, peer: PeerId) -> PeerStatus | None:
@@ -403,25 +253,6 @@ class Plane:
             state.received_packets,
             state.received_bytes,
         )
-
-    def _refuse_size(self, packet: Packet, mtu: int) -> None:
-        """Answer a packet that is too long by ICMP, within the rate limit."""
-        self._icmp_tokens += (self._now - self._icmp_settled) // ICMP_INTERVAL
-        self._icmp_settled += (self._now - self._icmp_settled) // ICMP_INTERVAL * ICMP_INTERVAL
-        self._icmp_tokens = min(self._icmp_tokens, ICMP_RATE_BURST)
-        ours = self._ours_v4 if packet[0] >> 4 == 4 else self._ours_v6
-        answer = icmp.too_big(packet, mtu, ours) if ours else None
-        if answer is None:
-            return
-        if self._icmp_tokens <= 0:
-            self.counters["icmp rate"] += 1
-            return
-        self._icmp_tokens -= 1
-        self._writer.write_untrusted(bytearray(answer), False)
-
-
-def _one_buffer(data: Packet | list[bytes | bytearray | memoryview]) -> Packet:
-    return b"".join(data) if isinstance(data, list) else data
 
 
 def _queue_status(queue: PacketQueue[Train] | PacketQueue[Run], now: Nanos) -> QueueStatus:

@@ -13,7 +13,7 @@ from meshnode.queueing.fifo import Fifo
 from meshnode.queueing.fq_codel import FqCodel, FqCodelParams
 from meshnode.queueing.memory_pool import MemoryPool
 from meshnode.queueing.packet_queue import DropReason
-from meshnode.values import Entropy
+from meshnode.values import SECOND, Entropy
 
 MAX_SEALED = 4096
 """Datagrams that wait to be opened for one peer: half a replay window, so that reordering here never looks
@@ -26,6 +26,9 @@ MAX_NEW_FLOWS = 32
 """Tags that are served before the old ones at a time: whoever makes up tags does not get ahead of everybody.
 """
 
+LARGEST_QUANTUM, SMALLEST_QUANTUM = 1514, 300
+"""A turn of a flow in bytes: an Ethernet frame, or what 0.25 ms of the rate are (as in CAKE)."""
+
 FIFO_PACKETS_OUT = 1000
 FIFO_PACKETS_IN = 2800
 """4 MB of full-sized datagrams: the socket buffer of other VPNs."""
@@ -35,6 +38,7 @@ class QueueFactory:
     """Makes the queues of all peers; they share one memory pool, and count what they drop in `counters`."""
 
     def __init__(self, config: PlaneConfig, entropy: Entropy, counters: Counter[str]) -> None:
+        self._config = config
         self._fifo = config.queue == "fifo"
         self._codel = CodelParams(config.codel_target, config.codel_interval)
         self._entropy = entropy
@@ -61,6 +65,22 @@ class QueueFactory:
         """The one small queue for what comes from elsewhere."""
         params = FqCodelParams(packet_limit=MAX_UNPROVEN, memory_limit=1 << 20, new_flow_cap=MAX_NEW_FLOWS)
         return FqCodel(params, self._codel, drop=self._dropper("in unproven"), mark=Run.mark, pool=self.pool)
+
+    def tune(self, queue: FqCodel[Train] | Fifo[Train], rate: int | None) -> None:
+        """Fit a queue to a rate in bit/s (None: whatever the CPU gives).
+
+        On a slow link one packet may take longer than CoDel's target: then it is one and a half packets (RFC 8289,
+        section 4.2), and turns are shorter, so that small packets need not wait for many large ones.
+        """
+        if isinstance(queue, Fifo):
+            return
+        config, codel = self._config, self._codel
+        queue.quantum = LARGEST_QUANTUM
+        queue.codel = codel
+        if rate is not None:
+            target = max(codel.target, 3 * 8 * codel.mtu * SECOND // (2 * rate))
+            queue.codel = CodelParams(target, config.codel_interval + target - codel.target)
+            queue.quantum = min(LARGEST_QUANTUM, max(SMALLEST_QUANTUM, rate >> 15))
 
     def _random(self) -> float:
         return int.from_bytes(self._entropy.token(4), "big") / 2**32

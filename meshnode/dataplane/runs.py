@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from meshnode.dataplane.session import Session
+from meshnode.dataplane.sources import Source
 from meshnode.values import Datagram, Ecn, Nanos, Path
 from meshnode.wire.header import DATA_HEADER, FLAG_ECN, MINIMUM_DATA, MessageType
 
@@ -24,20 +25,39 @@ class Run:
     """Datagrams of `step` bytes at `start` up to `end` of `data`; the last may be shorter. `flags` is their
     header's."""
 
-    __slots__ = ("arrived", "count", "data", "ecn", "end", "flags", "path", "session", "start", "step")
+    __slots__ = (
+        "arrived",
+        "count",
+        "data",
+        "ecn",
+        "end",
+        "flags",
+        "path",
+        "session",
+        "size",
+        "source",
+        "start",
+        "step",
+    )
 
     def __init__(
-        self, session: Session, source: Datagram, start: int, end: int, step: int, flags: int
+        self, session: Session, datagram: Datagram, start: int, end: int, step: int, flags: int
     ) -> None:
         self.session = session
-        self.data = source.data
-        self.path: Path = source.path
-        self.arrived: Nanos = source.arrived
-        self.ecn = source.ecn
+        self.data = datagram.data
+        self.path: Path = datagram.path
+        self.arrived: Nanos = datagram.arrived
+        self.ecn = datagram.ecn
         self.start = start
         self.end = end
+        if (end - start) * 2 < len(datagram.data):
+            # What waits must not keep alive a whole read of which the rest was dropped, or the memory cap would lie.
+            self.data = bytes(datagram.data[start:end])
+            self.start, self.end = 0, end - start
         self.step = step
-        self.count = -(-(end - start) // step)
+        self.size = end - start
+        self.count = -(-self.size // step)
+        self.source: Source | None = None
         self.flags = flags
 
     def mark(self) -> bool:
@@ -50,15 +70,15 @@ class Run:
 
 
 def cut_runs(
-    source: Datagram, sessions: Mapping[int, Session], counters: Counter[str]
+    datagram: Datagram, sessions: Mapping[int, Session], counters: Counter[str]
 ) -> Iterator[tuple[Run, int]]:
     """The runs of one socket read and their tags. What cannot be for us is counted and left out.
 
     Length, type, index and the replay pre-check of the first datagram: no more than a look at the header is
     spent here.
     """
-    data, end = source.data, len(source.data)
-    step = source.segment_size or end
+    data, end = datagram.data, len(datagram.data)
+    step = datagram.segment_size or end
     runt = end % step if end else 0
     if step < MINIMUM_DATA or 0 < runt < MINIMUM_DATA:
         counters["in length"] += 1
@@ -76,4 +96,4 @@ def cut_runs(
             head = data[start : start + SAME_HEADER]
             while at < end and data[at : at + SAME_HEADER] == head:
                 at += step
-            yield Run(session, source, start, min(at, end), step, flags), tag
+            yield Run(session, datagram, start, min(at, end), step, flags), tag

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from meshnode.dataplane import icmp
 from meshnode.dataplane.api import Batch
@@ -16,7 +17,8 @@ from meshnode.dataplane.config import PlaneConfig
 from meshnode.dataplane.fragments import FRAGMENT_OVERHEAD, fragment_frames
 from meshnode.dataplane.joining import SEGMENT_HEAD
 from meshnode.dataplane.outbox import MAX_BATCH_BYTES, MAX_SEGMENTS, Outbox
-from meshnode.dataplane.peer import SEAL_OVERHEAD, Peer
+from meshnode.dataplane.peer import Peer
+from meshnode.dataplane.refusals import Refusals
 from meshnode.dataplane.session import Ledger, Session
 from meshnode.dataplane.template import Template
 from meshnode.dataplane.trains import Train
@@ -55,20 +57,25 @@ _PACKET = int(FrameType.PACKET)
 _ECN = int(Capability.ECN)
 _SEALED = DATA_HEADER_SIZE + TAG_SIZE
 
-Refuse = Callable[[Packet, int], None]
-"""Tell the sender of a packet that it must not exceed so many bytes."""
+
+class Way(NamedTuple):
+    """How something leaves: to whom, under which session, over which path."""
+
+    peer: Peer
+    session: Session
+    path: Path
 
 
 class Sealer:
     """Seals what the queues release, into the outbox."""
 
     def __init__(
-        self, config: PlaneConfig, outbox: Outbox, ledger: Ledger, counters: Counter[str], refuse: Refuse
+        self, config: PlaneConfig, outbox: Outbox, ledger: Ledger, counters: Counter[str], refusals: Refusals
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
         self._counters = counters
-        self._refuse = refuse
+        self._refusals = refusals
         self._tagged = config.entropy != "none"
         self._labelled = config.entropy == "flow"
         copied = [config.dscp[tos >> 2] << 2 for tos in range(256)]
@@ -80,15 +87,16 @@ class Sealer:
         """The transmit time of what is sealed from now on."""
         self._transmit_time = pack_transmit_time(now // 1000)
 
-    def seal_next(self, peer: Peer, session: Session, path: Path, now: Nanos) -> int | None:
-        """Seal what the peer's queue releases next, with what may share its datagram. Bytes; None: nothing
-        waits."""
-        train = peer.queue.dequeue(now)
+    def seal_next(self, way: Way, now: Nanos) -> bool:
+        """Seal what the peer's queue releases next, with what may share its datagram. Whether anything waited."""
+        train = way.peer.queue.dequeue(now)
         if train is None:
-            return None
+            return False
         if train.template is not None:
-            return self._seal_train(peer, session, path, train, train.template, now)
-        return self._seal_packets(peer, session, path, train, now)
+            self._seal_train(way, train, train.template, now)
+        else:
+            self._seal_packets(way, train, now)
+        return True
 
     def seal_frames(self, peer: Peer, frames: SendFrames) -> None:
         """Seal a control datagram, on the path and under the session that it names."""
@@ -97,21 +105,19 @@ class Sealer:
         if session is None or path is None:
             self._counters["control unsendable"] += 1
             return
-        tag = CONTROL_TAG if self._tagged else UNTAGGED
-        self._seal(peer, session, path, (self._transmit_time, frames.payload), 0, tag, frames.ecn, 0)
+        parts = (self._transmit_time, frames.payload)
+        self._seal(Way(peer, session, path), parts, 0, CONTROL_TAG, frames.ecn, 0)
 
-    def _seal_packets(self, peer: Peer, session: Session, path: Path, train: Train, now: Nanos) -> int:
-        """One datagram: a packet, and those that wait behind it in its flow (or in other sparse flows) and
-        fit."""
+    # --- packets ----------------------------------------------------------------------------------------------------
+
+    def _seal_packets(self, way: Way, train: Train, now: Nanos) -> None:
+        """One datagram: a packet, and those that wait behind it in its flow (or in other sparse flows) and fit."""
+        peer, flow = way.peer, train.flow
+        queue, tags = peer.queue, peer.tags
         room = peer.room - FRAME_HEADER.size - len(train.packet)
         if room < 0:
-            return self._seal_too_long(peer, session, path, train, now)
-        flow, queue, tags = train.flow, peer.queue, peer.tags
-        parts: list[Packet] = [self._transmit_time]
-        self._add_packet(parts, train, session)
-        packets = 1
-        if room < SMALLEST_COMPANION:
-            return self._seal_user(peer, session, path, parts, train.tos, tags.own(flow, now), 1)
+            self._seal_too_long(way, train, now)
+            return
         if len(train.packet) <= MAX_SMALL and queue.is_sparse(flow) and tags.may_share(flow, now):
             tag, take = SPARSE_TAG, queue.dequeue_sparse
         else:
@@ -120,46 +126,84 @@ class Sealer:
         def fits(another: Train) -> bool:
             if another.tos != train.tos or another.template is not None:
                 return False
-            return tag != SPARSE_TAG or (
-                len(another.packet) <= MAX_SMALL and tags.may_share(another.flow, now)
-            )
+            small = len(another.packet) <= MAX_SMALL
+            return tag != SPARSE_TAG or (small and tags.may_share(another.flow, now))
 
+        parts: list[Packet] = [self._transmit_time]
+        self._add_packet(parts, train, way.session)
+        packets = 1
         while room >= SMALLEST_COMPANION:
             another = take(now, room - FRAME_HEADER.size, fits)
             if another is None:
                 break
-            self._add_packet(parts, another, session)
+            self._add_packet(parts, another, way.session)
             room -= FRAME_HEADER.size + len(another.packet)
             packets += 1
-        return self._seal_user(peer, session, path, parts, train.tos, tag, packets)
+        self._seal_user(way, parts, train.tos, tag, packets)
 
-    def _seal_train(
-        self, peer: Peer, session: Session, path: Path, train: Train, template: Template, now: Nanos
-    ) -> int:
+    def _seal_too_long(self, way: Way, train: Train, now: Nanos) -> None:
+        """A packet that does not fit its path is refused, or carried in pieces if it must not be."""
+        peer, session, packet = way.peer, way.session, train.packet
+        if not icmp.may_fragment(packet):
+            self._counters["out too big"] += 1
+            self._refusals.too_big(packet, peer.inner_mtu, now)
+            return
+        if not session.can(Capability.FRAGMENT) or peer.room <= FRAGMENT_OVERHEAD:
+            self._counters["out unfragmentable"] += 1
+            return
+        flags = FLAG_PARTIAL if train.partial and session.can(Capability.PARTIAL_CHECKSUM) else 0
+        if train.partial and not flags:
+            packet = self._finished(packet)
+        peer.next_fragment = (peer.next_fragment + 1) & 0xFFFFFFFF
+        tag = peer.tags.own(train.flow, now)
+        for frame in fragment_frames(packet, peer.next_fragment, peer.room, flags):
+            self._seal_user(way, (self._transmit_time, frame), train.tos, tag, 0)
+        peer.sent_packets += 1
+
+    def _add_packet(self, parts: list[Packet], train: Train, session: Session) -> None:
+        """Append the frame of one packet."""
+        packet, flags = train.packet, 0
+        if train.partial:
+            if session.can(Capability.PARTIAL_CHECKSUM):
+                flags = FLAG_PARTIAL
+            else:
+                packet = self._finished(packet)
+        parts.append(FRAME_HEADER.pack(_PACKET, flags, len(packet)))
+        parts.append(packet)
+
+    def _finished(self, packet: Packet) -> Packet:
+        """A copy with its checksum done, for a peer that cannot do it."""
+        whole = bytearray(packet)
+        try:
+            finish_partial_checksum(whole)
+        except BadPacket:
+            self._counters["out partial checksum"] += 1  # what was read as partial always can be finished
+        return whole
+
+    # --- trains -----------------------------------------------------------------------------------------------------
+
+    def _seal_train(self, way: Way, train: Train, template: Template, now: Nanos) -> None:
         """A superpacket: a batch of datagrams of one size, each with the template and its segment's payload."""
+        peer, session, path = way
         stride = _SEALED + SEGMENT_HEAD.size + len(train.packet) + template.segment_size
-        if (
-            stride > peer.room + SEAL_OVERHEAD
-            or session.capabilities & _TRAINS != _TRAINS
-            or not template.has_plain_headers
-        ):
-            return self._seal_apart(peer, session, path, train, now)
+        able = session.capabilities & _TRAINS == _TRAINS and template.has_plain_headers
+        if not able or stride > peer.largest_datagram:
+            self._seal_apart(way, train, now)
+            return
         tag = peer.tags.own(train.flow, now) if self._tagged else UNTAGGED
+        flags, outer = self._outer(way, train.tos)
         most = min(MAX_SEGMENTS, MAX_BATCH_BYTES // stride)
-        flags, outer = self._outer(peer, session, train.tos)
-        size = 0
         for first in range(train.first, train.end, most):
             end = min(first + most, train.end)
-            if session.counter + end - first > session.reject_after:
-                self._counters["out key exhausted"] += end - first
+            count = end - first
+            if session.counter + count > session.reject_after:
+                self._counters["out key exhausted"] += count
                 break
             data = self._seal_segments(session, train, template, first, end, flags, tag)
             self._outbox.add_batch(Batch(peer.id, path, data, stride, outer, tag if self._labelled else 0))
-            size += len(data)
-            self._ledger.sent(session, path, end - first, end - first, len(data))
-        peer.sent_packets += train.end - train.first
-        peer.sent_bytes += size
-        return size
+            self._ledger.sent(session, path, count, count, len(data))
+            peer.sent_packets += count
+            peer.sent_bytes += len(data)
 
     def _seal_segments(
         self,
@@ -172,12 +216,13 @@ class Sealer:
         tag: int,
     ) -> bytearray:
         """The datagrams of the segments `first` to `end`, sealed where they lie: the inner loop of the way out."""
-        header, size = train.packet, template.segment_size
-        tail = template.size_of(end - 1)
+        header, size, payload = train.packet, template.segment_size, train.payload
         head = DATA_HEADER.pack(_DATA, flags, tag, session.remote_index, 0) + self._transmit_time
         stencil = _stencil(head, header, size, size)
-        buffer = bytearray(stencil * (end - first - 1) + _stencil(head, header, size, tail))
-        view, payload = memoryview(buffer), train.payload
+        buffer = bytearray(
+            stencil * (end - first - 1) + _stencil(head, header, size, template.size_of(end - 1))
+        )
+        view = memoryview(buffer)
         begin = DATA_HEADER_SIZE + SEGMENT_HEAD.size + len(header)
         stride, total = len(stencil), len(buffer)
         counter, seal_into = session.counter, session.seal_into
@@ -196,94 +241,46 @@ class Sealer:
             at = stop
         return buffer
 
-    def _seal_apart(self, peer: Peer, session: Session, path: Path, train: Train, now: Nanos) -> int:
+    def _seal_apart(self, way: Way, train: Train, now: Nanos) -> None:
         """A train that cannot leave as one: its segments as packets, whole ones."""
-        size = 0
+        peer = way.peer
         for packet in train.packets():
-            if len(packet.packet) + FRAME_HEADER.size > peer.room:
-                size += self._seal_too_long(peer, session, path, packet, now)
-                if not icmp.may_fragment(packet.packet):
-                    break  # one answer for all of them
-            else:
+            if len(packet.packet) + FRAME_HEADER.size <= peer.room:
                 parts: list[Packet] = [self._transmit_time]
-                self._add_packet(parts, packet, session)
-                tag = peer.tags.own(packet.flow, now)
-                size += self._seal_user(peer, session, path, parts, packet.tos, tag, 1)
-        return size
+                self._add_packet(parts, packet, way.session)
+                self._seal_user(way, parts, packet.tos, peer.tags.own(packet.flow, now), 1)
+                continue
+            self._seal_too_long(way, packet, now)
+            if not icmp.may_fragment(packet.packet):
+                break  # one answer for all of them
 
-    def _seal_too_long(self, peer: Peer, session: Session, path: Path, train: Train, now: Nanos) -> int:
-        """A packet that does not fit its path is refused, or carried in pieces if it must not be."""
-        packet = train.packet
-        if not icmp.may_fragment(packet):
-            self._counters["out too big"] += 1
-            self._refuse(packet, peer.inner_mtu)
-            return len(packet)
-        if not session.can(Capability.FRAGMENT) or peer.room <= FRAGMENT_OVERHEAD:
-            self._counters["out unfragmentable"] += 1
-            return len(packet)
-        flags = FLAG_PARTIAL if train.partial and session.can(Capability.PARTIAL_CHECKSUM) else 0
-        if train.partial and not flags:
-            packet = self._finished(packet)
-        peer.next_fragment = (peer.next_fragment + 1) & 0xFFFFFFFF
-        tag = peer.tags.own(train.flow, now)
-        size = 0
-        for frame in fragment_frames(packet, peer.next_fragment, peer.room, flags):
-            parts = [self._transmit_time, frame]
-            size += self._seal_user(peer, session, path, parts, train.tos, tag, 0)
-        peer.sent_packets += 1
-        return size
+    # --- both -------------------------------------------------------------------------------------------------------
 
-    def _add_packet(self, parts: list[Packet], train: Train, session: Session) -> None:
-        """Append the frame of one packet."""
-        packet, flags = train.packet, 0
-        if train.partial:
-            if session.can(Capability.PARTIAL_CHECKSUM):
-                flags = FLAG_PARTIAL
-            else:
-                packet = self._finished(packet)
-        parts.append(FRAME_HEADER.pack(_PACKET, flags, len(packet)))
-        parts.append(packet)
-
-    def _seal_user(
-        self,
-        peer: Peer,
-        session: Session,
-        path: Path,
-        parts: Sequence[Packet],
-        tos: int,
-        tag: int,
-        packets: int,
-    ) -> int:
+    def _seal_user(self, way: Way, parts: Sequence[Packet], tos: int, tag: int, packets: int) -> None:
         """Seal user traffic of one DSCP and ECN value."""
-        flags, outer = self._outer(peer, session, tos)
-        size = self._seal(peer, session, path, parts, flags, tag if self._tagged else UNTAGGED, outer, 1)
-        peer.sent_packets += packets
-        peer.sent_bytes += size
-        return size
+        flags, outer = self._outer(way, tos)
+        size = self._seal(way, parts, flags, tag, outer, 1)
+        way.peer.sent_packets += packets
+        way.peer.sent_bytes += size
 
-    def _outer(self, peer: Peer, session: Session, tos: int) -> tuple[int, int]:
+    def _outer(self, way: Way, tos: int) -> tuple[int, int]:
         """The header's flags and the outer DSCP and ECN bits for inner ones (RFC 6040, normal mode)."""
-        if not session.capabilities & _ECN:
+        if not way.session.capabilities & _ECN:
             return 0, self._outer_plain[tos]
-        return FLAG_ECN if tos & 3 else 0, (self._outer_ecn if peer.ecn else self._outer_plain)[tos]
+        return FLAG_ECN if tos & 3 else 0, (self._outer_ecn if way.peer.ecn else self._outer_plain)[tos]
 
     def _seal(
-        self,
-        peer: Peer,
-        session: Session,
-        path: Path,
-        parts: Sequence[Packet],
-        flags: int,
-        tag: int,
-        outer: int,
-        with_data: int,
+        self, way: Way, parts: Sequence[Packet], flags: int, tag: int, outer: int, with_data: int
     ) -> int:
         """One datagram. Its size in bytes."""
+        peer, session, path = way
         counter = session.counter
         if counter >= session.reject_after:
             self._counters["out key exhausted"] += 1
             return 0
         session.counter = counter + 1
+        if not self._tagged:
+            tag = UNTAGGED
         plaintext = b"".join(parts)
         size = _SEALED + len(plaintext)
         datagram = bytearray(size)
@@ -293,15 +290,6 @@ class Sealer:
         self._ledger.sent(session, path, 1, with_data, size)
         self._outbox.add(peer.id, path, datagram, outer, tag if self._labelled else 0)
         return size
-
-    def _finished(self, packet: Packet) -> Packet:
-        """A copy with its checksum done, for a peer that cannot do it."""
-        whole = bytearray(packet)
-        try:
-            finish_partial_checksum(whole)
-        except BadPacket:
-            self._counters["out partial checksum"] += 1  # what was read as partial always can be finished
-        return whole
 
 
 def _stencil(head: bytes, header: Packet, segment_size: int, payload: int) -> bytes:
