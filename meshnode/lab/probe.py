@@ -4,8 +4,8 @@
     python probe.py send HOST PORT RATE SECONDS SIZE TOS
 
 `send` prints JSON: how many it sent, and the round trip times in microseconds by sequence number. Only the
-standard library is imported, so that it starts quickly. Times of arrival are the kernel's: what our own
-process waits for the CPU is not the network's delay.
+standard library is imported, so that it starts quickly. Times of arrival are the kernel's, and an echo says
+how long it was held: what our own two processes wait for the CPU is not the network's delay.
 """
 
 import json
@@ -15,13 +15,14 @@ import struct
 import sys
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from meshnode.lab.interface import Address
     from meshnode.lab.namespace import Namespace
 
-_HEADER: Final = struct.Struct("!4sIQ")  # magic, sequence number, CLOCK_REALTIME at sending in nanoseconds
+# Magic, sequence number, CLOCK_REALTIME at sending, time between arrival and echo; both in nanoseconds.
+_HEADER: Final = struct.Struct("!4sIQQ")
 _MAGIC: Final = b"mnpb"
 _SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h
 _TIMESPEC: Final = struct.Struct("@qq")
@@ -42,17 +43,25 @@ class ProbeResult:
         return 1 - len(self.rtts_ms) / self.sent if self.sent else 0.0
 
 
-def pack_probe(number: int, sent_at: int, size: int) -> bytes:
+class Probe(NamedTuple):
+    """What a datagram says: when it was sent (nanoseconds), and how long the echo was held (0: it is none)."""
+
+    number: int
+    sent_at: int
+    held: int = 0
+
+
+def pack_probe(probe: Probe, size: int) -> bytes:
     """A datagram of `size` bytes, at least SMALLEST."""
-    return _HEADER.pack(_MAGIC, number, sent_at).ljust(size, b"\0")
+    return _HEADER.pack(_MAGIC, *probe).ljust(size, b"\0")
 
 
-def unpack_probe(data: bytes) -> tuple[int, int] | None:
-    """Sequence number and time of sending, or None when it is not one of ours."""
+def unpack_probe(data: bytes) -> Probe | None:
+    """None when it is not one of ours."""
     if len(data) < SMALLEST or data[:4] != _MAGIC:
         return None
-    _, number, sent_at = _HEADER.unpack_from(data)
-    return number, sent_at
+    _, *values = _HEADER.unpack_from(data)
+    return Probe(*values)
 
 
 def parse_probe(text: str) -> ProbeResult:
@@ -98,10 +107,15 @@ def serve(port: int) -> None:
     """Echo every datagram to its sender, for ever, IPv4 and IPv6 alike."""
     echo = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     echo.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    echo.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
     echo.bind(("::", port))
     print("ready", flush=True)
     while True:
-        data, sender = echo.recvfrom(65535)
+        data, ancillary, _, sender = echo.recvmsg(65535, 64)
+        probe = unpack_probe(data)
+        if probe is not None:
+            held = max(0, time.time_ns() - _arrival(ancillary))
+            data = pack_probe(probe._replace(held=held), len(data))
         try:
             echo.sendto(data, sender)
         except OSError:
@@ -123,7 +137,7 @@ def send(host: str, port: int, rate: float, seconds: float, size: int, tos: int)
         for number in range(count):
             _collect(probe, rtts, until=start + number / rate)
             try:
-                probe.sendto(pack_probe(number, time.time_ns(), size), address)
+                probe.sendto(pack_probe(Probe(number, time.time_ns()), size), address)
             except OSError:
                 pass  # no route, a full queue: it is a loss
         end = time.monotonic() + _TAIL
@@ -144,8 +158,7 @@ def _collect(probe: socket.socket, rtts: dict[int, float], *, until: float) -> N
             continue  # an ICMP error about an earlier probe
         reply = unpack_probe(data)
         if reply is not None:
-            number, sent_at = reply
-            rtts.setdefault(number, (_arrival(ancillary) - sent_at) / 1000)
+            rtts.setdefault(reply.number, (_arrival(ancillary) - reply.sent_at - reply.held) / 1000)
 
 
 def _arrival(ancillary: list[tuple[int, int, bytes]]) -> int:

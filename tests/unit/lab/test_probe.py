@@ -2,6 +2,7 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,20 @@ from meshnode.lab import probe
 
 def test_a_probe_is_found_again_in_its_echo() -> None:
     for size in (0, probe.SMALLEST, 1200):
-        packed = probe.pack_probe(7, 1_700_000_000_123_456_789, size)
+        sent = probe.Probe(7, 1_700_000_000_123_456_789, held=42_000)
+        packed = probe.pack_probe(sent, size)
         assert len(packed) == max(size, probe.SMALLEST)
-        assert probe.unpack_probe(packed) == (7, 1_700_000_000_123_456_789)
+        assert probe.unpack_probe(packed) == sent
+
+
+def test_what_the_echo_held_back_is_not_the_networks_delay() -> None:
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:
+        sent_at = time.time_ns() - 5_000_000_000
+        there.send(probe.pack_probe(probe.Probe(3, sent_at, held=4_900_000_000), 0))
+        rtts: dict[int, float] = {}
+        probe._collect(here, rtts, until=time.monotonic())
+    assert 100_000 <= rtts[3] < 4_000_000
 
 
 @pytest.mark.parametrize("data", [b"", b"mnpb", b"x" * 64], ids=["empty", "short", "foreign"])

@@ -1,0 +1,1 @@
+"""meshnode measured against other VPNs, all of them in one run on one machine: `python -m tests.bench --help`."""
