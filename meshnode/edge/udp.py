@@ -34,6 +34,7 @@ _MAX_PATHS = 4096
 _PORT_ATTEMPTS = 16
 _READ_SIZE = 65_535
 _ANCILLARY_SIZE = 256
+_MSG_TRUNC = int(socket.MSG_TRUNC)  # as a Flag the test costs a third of the system call
 _GRO_KERNEL = (5, 12)
 """Older kernels let UDP_GRO lose the traffic class."""
 
@@ -103,12 +104,12 @@ class UdpSocket:
         self.local = local
         self.counters: Counter[str] = Counter()
         self._v6 = family == socket.AF_INET6
-        self._label = f"udp{6 if self._v6 else 4}"
+        self._gso, self._gro = ("udp6_gso", "udp6_gro") if self._v6 else ("udp4_gso", "udp4_gro")
         self._read_clock = read_clock
         self._empty_at: Nanos = 0
         self._overflow = 0
         self._paths: dict[Address, Path] = {}
-        self._addresses: dict[Path, Address] = {}
+        self._addresses: dict[Endpoint, Address] = {}
         self._ancillary: dict[tuple[int, int], Ancillary] = {}
         self._socket = _bound(family, port)
         self.port: int = self._socket.getsockname()[1]
@@ -135,7 +136,7 @@ class UdpSocket:
             except OSError:
                 self.counters["udp_receive_failed"] += 1
                 continue
-            if flags & socket.MSG_TRUNC:
+            if flags & _MSG_TRUNC:
                 self.counters["udp_receive_truncated"] += 1
                 continue
             batch.append(self._datagram(data, ancillary, address, now))
@@ -148,7 +149,7 @@ class UdpSocket:
         longest = max(1, min(MAX_SEGMENTS, MAX_TRAIN // size))
         done, error = start, None
         while done < total:
-            run = min(longest, total - done) if self.offloads[f"{self._label}_gso"] else 1
+            run = min(longest, total - done) if self.offloads[self._gso] else 1
             segment_size = size if run > 1 else 0
             piece = data[done * size : (done + run) * size]
             outcome = self._put(batch.path, piece, segment_size, batch.dscp_ecn, batch.label)
@@ -171,7 +172,7 @@ class UdpSocket:
         gso = enabled and self._has_option(socket.IPPROTO_UDP, _UDP_SEGMENT)
         gro = enabled and kernel() >= _GRO_KERNEL
         gro = self._try_option(socket.IPPROTO_UDP, _UDP_GRO, int(gro)) and gro
-        self.offloads = {f"{self._label}_gso": gso, f"{self._label}_gro": gro}
+        self.offloads = {self._gso: gso, self._gro: gro}
         if self._v6:
             label = enabled and self._try_option(socket.IPPROTO_IPV6, _IPV6_FLOWINFO_SEND, 1)
             self.offloads["udp6_flow_label"] = label
@@ -244,12 +245,12 @@ class UdpSocket:
         self._paths[address] = path
         return path
 
-    def _address(self, path: Path) -> Address:
+    def _address(self, remote: Endpoint) -> Address:
         if len(self._addresses) >= _MAX_PATHS:
             self._addresses.clear()
-        host, _, scope = path.remote.host.partition("%")
-        address = (host, path.remote.port, 0, int(scope or 0)) if self._v6 else (host, path.remote.port)
-        self._addresses[path] = address
+        host, _, scope = remote.host.partition("%")
+        address = (host, remote.port, 0, int(scope or 0)) if self._v6 else (host, remote.port)
+        self._addresses[remote] = address
         return address
 
     def _options(self, dscp_ecn: int, segment_size: int) -> Ancillary:
@@ -267,7 +268,7 @@ class UdpSocket:
 
     def _put(self, path: Path, data: bytes | memoryview, segment_size: int, dscp_ecn: int, label: int) -> int:
         """One system call; returns 0 or an errno."""
-        address = self._addresses.get(path) or self._address(path)
+        address = self._addresses.get(path.remote) or self._address(path.remote)
         if label and len(address) == 4 and self.offloads["udp6_flow_label"]:
             address = (address[0], address[1], label, address[3])
         options = self._ancillary.get((dscp_ecn, segment_size))
@@ -285,7 +286,7 @@ class UdpSocket:
             outcome = self._put(path, piece, 0, batch.dscp_ecn, batch.label)
             if not outcome:
                 # The device cannot finish checksums, or is a tunnel: every train would be refused.
-                self.offloads[f"{self._label}_gso"] = False
+                self.offloads[self._gso] = False
             if outcome != errno.EINVAL:
                 return outcome
         outcome = self._put(path, piece, 0, batch.dscp_ecn, 0)

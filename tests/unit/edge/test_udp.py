@@ -282,7 +282,7 @@ def test_invented_sources_do_not_grow_the_memory() -> None:
     here = UdpSocket(socket.AF_INET, 0)
     for port in range(10_000):
         here._learn_path(("192.0.2.1", port))
-        here._address(Path(PathKind.UDP, Endpoint("192.0.2.1", port)))
+        here._address(Endpoint("192.0.2.1", port))
         here._options(port % 256, port)
     assert max(len(here._paths), len(here._addresses), len(here._ancillary)) <= 4096
     here.close()
