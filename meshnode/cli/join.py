@@ -17,7 +17,8 @@ from meshnode.cli.place import Place, at_place
 from meshnode.cli.quantities import seconds_text
 from meshnode.cli.stopped import stored_network_id
 from meshnode.edge import clock
-from meshnode.settings import HostPort, Settings
+from meshnode.edge.errors import EdgeError
+from meshnode.settings import HostPort, Settings, SettingsError
 from meshnode.values import SECOND, BadPacket
 from meshnode.wire.token import MAX_TEXT, Token, parse_token_untrusted
 
@@ -87,7 +88,7 @@ def join(
                 token=invitation,
                 name=chosen,
                 explicit_name=asked is not None,
-                read_settings=lambda: _settings(place, port, advertise),
+                read_settings=lambda: _settings_again(place, port, advertise),
             )
         )
     )
@@ -149,6 +150,14 @@ def _text(given: str) -> str:
         raise Failure(
             f"cannot read the token from {path}: {(error.strerror or str(error)).lower()}"
         ) from error
+
+
+def _settings_again(place: Place, port: int | None, advertise: tuple[HostPort, ...]) -> Settings:
+    """For `meshnode reload`, whose caller is told what is wrong while the node goes on as it was."""
+    try:
+        return _settings(place, port, advertise)
+    except SettingsError as error:
+        raise EdgeError(str(error)) from error
 
 
 def _settings(place: Place, port: int | None, advertise: tuple[HostPort, ...]) -> Settings:

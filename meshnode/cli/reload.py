@@ -17,6 +17,11 @@ def reload(place: Place) -> None:
     """
     place.settings()  # a mistake in the file is told here, and the node goes on as it was
     reply = place.ask("reload")
-    click.echo(f"changed: {', '.join(reply['changed']) or 'nothing'}")
+    click.echo(f"changed: {_keys(reply['changed'])}")
     if reply["needs_restart"]:
-        click.echo(f"only after a restart: {', '.join(reply['needs_restart'])}")
+        click.echo(f"only after a restart: {_keys(reply['needs_restart'])}")
+
+
+def _keys(names: list[str]) -> str:
+    """As they are spelt in the file."""
+    return ", ".join(name.replace("_", "-") for name in names) or "nothing"

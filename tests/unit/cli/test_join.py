@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meshnode.edge import runner
+from meshnode.edge.errors import EdgeError
 from meshnode.edge.runner import RunOptions
 from meshnode.settings import DEFAULT_PORT, HostPort
 from meshnode.wire.token import Token
@@ -86,6 +87,16 @@ def test_options_win_over_the_environment_and_that_over_the_file(
     monkeypatch.setenv("MESHNODE_NAME", "environment")
     machine("join", TEXT, "--name", "option")
     assert (ran[0].name, ran[0].settings.port, ran[0].settings.mtu) == ("option", 2, 1300)
+
+
+def test_settings_are_read_again_with_the_same_options(machine: Machine, ran: list[RunOptions]) -> None:
+    machine("join", TEXT, "--port", "5000")
+    machine.config.write_text('log-level = "debug"\nport = 6000\n')
+    fresh = ran[0].read_settings()
+    assert (fresh.log_level, fresh.port) == ("debug", 5000)
+    machine.config.write_text("prot = 1")
+    with pytest.raises(EdgeError, match="did you mean"):
+        ran[0].read_settings()
 
 
 def test_a_name_in_the_file_is_explicit(machine: Machine, ran: list[RunOptions]) -> None:

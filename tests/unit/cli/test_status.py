@@ -196,7 +196,7 @@ def test_a_peer_that_is_not_known(machine: Machine, running) -> None:
 
 
 def test_reload_says_what_changed_and_what_waits(machine: Machine, running) -> None:
-    running(reload={"changed": ["log-level"], "needs_restart": ["port"]})
+    running(reload={"changed": ["log_level"], "needs_restart": ["port"]})
     done = machine("reload", "--net", "home")
     assert done.out.splitlines() == ["changed: log-level", "only after a restart: port"]
 
