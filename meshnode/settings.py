@@ -20,6 +20,7 @@ from meshnode.wire.statement import valid_name
 
 DEFAULT_PORT = 4655
 INTERFACE_NAME_LIMIT = 15  # IFNAMSIZ without its NUL
+NO_LIMIT: int | None = None
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 T = TypeVar("T")
@@ -98,6 +99,9 @@ def host_ports(value: object) -> tuple[HostPort, ...]:
 
 
 def suite_list(value: object) -> tuple[Suite, ...]:
+    """Empty, or suites among which is the mandatory one."""
+    if value == []:
+        return ()
     known = {suite.name.lower().replace("_", "-"): suite for suite in Suite}
     chosen = tuple(known[_one_of(text(item), known)] for item in _array(value))
     if Suite.CHACHA20_POLY1305 not in chosen:
@@ -105,6 +109,48 @@ def suite_list(value: object) -> tuple[Suite, ...]:
     if len(set(chosen)) != len(chosen):
         raise ValueError("names a suite twice")
     return chosen
+
+
+_RATE = re.compile(r"(?P<number>[0-9]+(\.[0-9]+)?) ?(?P<unit>[kmg]?)bit", re.ASCII)
+_UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000}
+
+
+def rate_limit(value: object) -> int | None:
+    """Bits per second of a text such as `20mbit`, None for `off`."""
+    written = text(value).lower()
+    if written == "off":
+        return None
+    match = _RATE.fullmatch(written)
+    if not match:
+        raise ValueError('must be "off" or a rate such as "20mbit", "512kbit" or "1.5gbit"')
+    bits = int(float(match["number"]) * _UNITS[match["unit"]])
+    if bits < 64_000:
+        raise ValueError("must be at least 64kbit")
+    return bits
+
+
+def rates_by_name(value: object) -> tuple[tuple[str, int | None], ...]:
+    if not isinstance(value, dict):
+        raise ValueError('must be a table, as in [peer-rates] beta = "20mbit"')
+    return tuple((str(name), rate_limit(limit)) for name, limit in value.items())
+
+
+def queue_kind(value: object) -> str:
+    return _one_of(text(value), ("fq_codel", "fifo"))
+
+
+def entropy_kind(value: object) -> str:
+    return _one_of(text(value), ("flow", "none"))
+
+
+def dscp_policy(value: object) -> str:
+    return _one_of(text(value), ("zero", "copy"))
+
+
+def switch(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
 
 
 def log_level(value: object) -> str:
@@ -180,7 +226,36 @@ class Settings:
         "where others reach it, if it cannot see that itself (1:1 NAT, port forward)",
     )
     suites: tuple[Suite, ...] = _key(
-        "suites", suite_list, tuple(Suite), "ciphers offered for data, most wanted first"
+        "suites",
+        suite_list,
+        (),
+        "ciphers offered for data, most wanted first; empty: measured at start, fastest first",
+    )
+    rate: int | None = _key(
+        "rate", rate_limit, NO_LIMIT, 'limit for what goes to each peer, such as "20mbit"; "off": none'
+    )
+    peer_rates: tuple[tuple[str, int | None], ...] = _key(
+        "peer-rates", rates_by_name, (), 'limits for single peers: NAME = "20mbit" or "off"'
+    )
+    uplink_rate: int | None = _key(
+        "uplink.rate",
+        rate,
+        None,
+        'limit for all datagrams together, about 0.95 of what the uplink carries; "off": none',
+    )
+    queue: str = _key(
+        "queue", queue_kind, "fq_codel", '"fq_codel"; "fifo" exists to measure what fq_codel is worth'
+    )
+    entropy: str = _key(
+        "entropy",
+        entropy_kind,
+        "flow",
+        'what datagrams tell of inner flows: "flow" (tag and IPv6 label) or "none"',
+    )
+    dscp: str = _key("dscp", dscp_policy, "zero", 'outer DSCP: "zero" or "copy" (of the inner packet)')
+    tun_offload: bool = _key("offload.tun", switch, True, "superpackets and checksums from and to the kernel")
+    udp_offload: bool = _key(
+        "offload.udp", switch, True, "trains of datagrams in one call (UDP_SEGMENT, UDP_GRO)"
     )
     log_level: str = _key("log-level", log_level, "info", "debug, info, warning or error")
     peers: tuple[KnownPeer, ...] = _key(

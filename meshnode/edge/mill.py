@@ -56,6 +56,9 @@ TURN: Nanos = MILLISECOND
 READS = 64
 """Socket and TUN reads a turn."""
 
+NOTES_EVERY: Nanos = 5 * MILLISECOND
+"""The core hears of traffic this often while there is some: its timers are a thousand times longer."""
+
 PENDING_BATCHES = 64
 """Sealed batches kept for a full socket; more are given up, for what is older than that is not worth sending."""
 
@@ -110,6 +113,7 @@ class Mill:
         self._commands: deque[Command] = deque()
         self._unsent: dict[UdpSocket, deque[tuple[Batch, int]]] = {s: deque() for s in sockets}
         self._watch = clock.ClockWatch(clock.now())
+        self._noted: Nanos = 0
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         for descriptor in (self._wakeup, *(s.fileno() for s in sockets)):
@@ -142,7 +146,7 @@ class Mill:
         busy = self._read(now)
         self._serve_core(now)
         busy |= self._plane.work(now, TURN, clock.boot)
-        self._follow_plane(clock.now())
+        self._follow_plane(clock.now(), notes=not busy)
         return busy
 
     def flush(self) -> None:
@@ -150,7 +154,7 @@ class Mill:
         now = clock.now()
         self._drain_core(now)
         self._plane.work(now, 10 * TURN, clock.boot)
-        self._follow_plane(now)
+        self._follow_plane(now, notes=True)
 
     def close(self) -> None:
         self._epoll.close()
@@ -217,14 +221,16 @@ class Mill:
             else:
                 self._on_event(output)
 
-    def _follow_plane(self, now: Now) -> None:
-        """Hand on what the plane has made: datagrams, packets, frames and notes for the core, and again."""
+    def _follow_plane(self, now: Now, notes: bool) -> None:
+        """Hand on what the plane has made: datagrams, packets, frames for the core; notes now and then."""
         self._write(self._plane.take_datagrams(), self._plane.take_packets())
         for opened in self._plane.take_opened():
             self._core.handle_frames(opened, now)
-        notes = self._plane.take_notes()
-        if notes:
-            self._core.handle_traffic(notes, now)
+        if notes or now.boot - self._noted >= NOTES_EVERY:
+            self._noted = now.boot
+            taken = self._plane.take_notes()
+            if taken:
+                self._core.handle_traffic(taken, now)
         self._drain_core(now)
 
     # --- writing --------------------------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ from typing import Any
 
 import trio
 
+from meshnode.crypto import suites
 from meshnode.crypto.primitives import SODIUM
-from meshnode.dataplane.config import PlaneConfig
+from meshnode.dataplane.config import COPY_DSCP, ZERO_DSCP, PlaneConfig
 from meshnode.dataplane.plane import Plane
 from meshnode.dataplane.vnet import Offload
 from meshnode.edge import clock, control, netlink, preflight
@@ -48,6 +49,7 @@ from meshnode.values import (
     Event,
     Goodbye,
     Hint,
+    LimitRate,
     LinkChanged,
     LocalEndpoints,
     MembershipChanged,
@@ -56,12 +58,16 @@ from meshnode.values import (
     PeerUp,
     Pong,
     SaveState,
+    Suite,
 )
 from meshnode.wire.address import address_text
 from meshnode.wire.state import pack_state, parse_state_untrusted
 from meshnode.wire.token import Token
 
-RELOADABLE = ("advertise", "peers", "log_level")
+MEASURING_SECONDS = 0.005
+"""What each cipher suite gets to show its speed."""
+
+RELOADABLE = ("advertise", "peers", "log_level", "rate", "peer_rates")
 """Settings that a running node follows; the others are read at start."""
 
 
@@ -130,7 +136,7 @@ async def _enrol(options: RunOptions, token: Token, store: Store, log: Log) -> N
     log("info", f"joining {token.name} at {', '.join(map(str, endpoints))}")
     with _sockets(options.settings.port) as sockets:
         joiner = Joiner(
-            NodeConfig(identity, static),
+            NodeConfig(identity, static),  # the mandatory suite does for two datagrams
             SODIUM,
             token,
             endpoints,
@@ -211,9 +217,9 @@ class _Machine:
     def _open(self, stack: ExitStack) -> None:
         """Acquire in an order in which the commonest mistakes are told first; `stack` gives everything back."""
         settings = self._settings
-        self._sockets = stack.enter_context(_sockets(settings.port))
+        self._sockets = stack.enter_context(_sockets(settings.port, settings.udp_offload))
         name = settings.interface or f"mesh-{self._options.net}"[:LONGEST_NAME]
-        self._tun = Tun.open(name, settings.mtu)
+        self._tun = Tun.open(name, settings.mtu, settings.tun_offload)
         stack.callback(self._tun.close)
         own = self._node.own
         assert own is not None
@@ -236,6 +242,10 @@ class _Machine:
                 prefixes=own.prefixes,
                 tun_mtu=settings.mtu,
                 offload=_plane_offload(self._tun),
+                queue=settings.queue,
+                entropy=settings.entropy,
+                dscp=COPY_DSCP if settings.dscp == "copy" else ZERO_DSCP,
+                uplink_rate=settings.uplink_rate,
             ),
             SystemEntropy(),
             clock.now(),
@@ -339,7 +349,15 @@ class _Machine:
         elif isinstance(event, Pong):
             self._operator.pong(event)
 
+    def _apply_rates(self) -> None:
+        """Tell the data plane the limits of the settings: the common one, and those of single peers."""
+        single = dict(self._settings.peer_rates)
+        for peer in self._node.peers.values():
+            limit = single.get(peer.member.label, self._settings.rate)
+            self._plane.apply(LimitRate(peer.id, limit), clock.now())
+
     def _follow_membership(self) -> None:
+        self._apply_rates()
         own = self._node.own
         if own is not None:
             self._plane.set_local(own.addresses, own.link_local, own.prefixes)
@@ -352,6 +370,7 @@ class _Machine:
         self._settings = fresh
         self._log.set_level(fresh.log_level)
         self._reannounce.set()
+        self._apply_rates()
         return {
             "changed": [name for name in changed if name in RELOADABLE],
             "needs_restart": [name for name in changed if name not in RELOADABLE],
@@ -392,7 +411,8 @@ def _load_node(store: Store, settings: Settings) -> Node:
     data = store.read_state()
     if identity is None or static is None or data is None:
         raise EdgeError("the stored state is not complete: `meshnode leave` and join anew")
-    config = NodeConfig(identity, static, store.read_secret(Secret.ROOT), suites=settings.suites)
+    chosen = settings.suites or measured_suites()
+    config = NodeConfig(identity, static, store.read_secret(Secret.ROOT), suites=chosen)
     try:
         return Node(config, parse_state_untrusted(data), SODIUM, SystemEntropy(), clock.now())
     except BadPacket as error:
@@ -404,17 +424,23 @@ def _load_node(store: Store, settings: Settings) -> Node:
 
 
 @contextmanager
-def _sockets(port: int) -> Iterator[list[UdpSocket]]:
+def _sockets(port: int, offload: bool = True) -> Iterator[list[UdpSocket]]:
     """One UDP socket per family on one port; IPv4 alone where the machine has no IPv6."""
     opened: list[UdpSocket] = []
     try:
-        opened.append(UdpSocket(socket.AF_INET, port, mark=MARK))
+        opened.append(UdpSocket(socket.AF_INET, port, mark=MARK, offload=offload))
         if _has_ipv6():
-            opened.append(UdpSocket(socket.AF_INET6, opened[0].port, mark=MARK))
+            opened.append(UdpSocket(socket.AF_INET6, opened[0].port, mark=MARK, offload=offload))
         yield opened
     finally:
         for udp in opened:
             udp.close()
+
+
+def measured_suites() -> tuple[Suite, ...]:
+    """All suites that this machine has, fastest first; takes a few milliseconds for each."""
+    speeds = {suite: suites.measure(suite, clock.boot, MEASURING_SECONDS) for suite in suites.available()}
+    return suites.preference(speeds)
 
 
 def _plane_offload(tun: Tun) -> Offload:

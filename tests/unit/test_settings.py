@@ -34,6 +34,18 @@ def test_every_key_is_read() -> None:
         advertise = ["vpn.example.org:4655", "[2001:db8::1]:7000"]
         suites = ["aes-256-gcm", "chacha20-poly1305"]
         log-level = "debug"
+        rate = "20mbit"
+        queue = "fifo"
+        entropy = "none"
+        dscp = "copy"
+        [uplink]
+        rate = "1.5gbit"
+        [offload]
+        tun = false
+        udp = false
+        [peer-rates]
+        beta = "512kbit"
+        gamma = "off"
         [peers]
         beta = ["198.51.100.7:4656", "[fe80::2%eth0]:4655"]
     """
@@ -46,10 +58,21 @@ def test_every_key_is_read() -> None:
         advertise=(HostPort("vpn.example.org", 4655), HostPort("2001:db8::1", 7000)),
         suites=(Suite.AES_256_GCM, Suite.CHACHA20_POLY1305),
         log_level="debug",
+        rate=20_000_000,
+        queue="fifo",
+        entropy="none",
+        dscp="copy",
+        uplink_rate=1_500_000_000,
+        tun_offload=False,
+        udp_offload=False,
+        peer_rates=(("beta", 512_000), ("gamma", None)),
         peers=(KnownPeer("beta", (HostPort("198.51.100.7", 4656), HostPort("fe80::2%eth0", 4655))),),
     )
     # The test above names every key, so that none can be added without a word here.
-    assert tomllib.loads(written).keys() == KEYS.keys()
+    named = tomllib.loads(written)
+    for table in ("uplink", "offload"):
+        named |= {f"{table}.{key}": value for key, value in named.pop(table).items()}
+    assert named.keys() == KEYS.keys()
 
 
 def test_an_empty_file_means_the_defaults() -> None:
