@@ -1,7 +1,7 @@
 # On a fresh Debian or Ubuntu, `make demo` and `make test` are all there is to know.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check coverage image-check clean packages-demo packages-test
+.PHONY: help demo test lint check coverage image-check install clean packages-demo packages-test
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -31,6 +31,11 @@ coverage: .venv/.tests ## branch coverage of the pure layers by their unit tests
 
 image-check: .venv/.tests ## the container image in a plain root file system, without an engine (root)
 	$(BIN)/python -m tests.image.check
+
+install: ## meshnode for this machine, in /opt/meshnode and /usr/local/bin (root)
+	$$(.ci/packages install) -m venv /opt/meshnode
+	/opt/meshnode/bin/pip install -q --disable-pip-version-check .
+	ln -sf /opt/meshnode/bin/meshnode /usr/local/bin/meshnode
 
 clean: ## remove what make has built
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage htmlcov build dist
