@@ -187,6 +187,35 @@ def test_a_full_disk_leaves_the_old_state(store: Store, monkeypatch: pytest.Monk
     assert files(store) == {"state"}
 
 
+FILLER = """
+import sys
+from pathlib import Path
+from meshnode.edge.errors import EdgeError
+from meshnode.edge.store import Store
+store = Store(Path(sys.argv[1]), "home")
+store.create()
+store.write_state(b"old")
+try:
+    store.write_state(bytes(1 << 20))
+except EdgeError as error:
+    print(error)
+assert store.read_state() == b"old"
+store.write_state(b"small enough again")
+"""
+
+
+def test_a_disk_that_is_really_full(tmp_path: Path) -> None:
+    if os.geteuid():
+        pytest.skip("only root can mount a small file system")
+    mount = f"mount -t tmpfs -o size=64k tmpfs {tmp_path}"
+    command = ["unshare", "--mount", "sh", "-c", f'{mount} && exec "$@"', "sh"]
+    program = [sys.executable, "-c", FILLER, str(tmp_path)]
+    root = Path(__file__).parents[3]
+    done = subprocess.run([*command, *program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "No space left on device" in done.stdout
+
+
 def test_a_disk_that_takes_a_little_at_a_time(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     real_write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: real_write(descriptor, data[:3]))
