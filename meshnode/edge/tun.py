@@ -74,8 +74,8 @@ class Tun:
     def open(cls, name: str, mtu: int, offload: bool = True, queue_length: int = 1000) -> Tun:
         """Make the interface `name`, down and without addresses. Raises EdgeError.
 
-        `offload=False` also leaves the virtio-net headers away: for a kernel that gets them wrong. With a `queue_length`
-        of 1000 four streams through a busy reader lost nothing with offload, with 100 about two packets in a thousand.
+        `offload=False` also leaves the virtio-net headers away, for a kernel that gets them wrong. With `queue_length`
+        1000 four streams through a busy reader lost nothing with offload, with 100 about two packets in a thousand.
         """
         if not 0 < len(name.encode()) <= LONGEST_NAME or "/" in name or any(map(str.isspace, name)):
             raise EdgeError(f"{name!r} cannot name an interface: at most 15 characters, no space, no slash")
