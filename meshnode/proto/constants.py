@@ -80,6 +80,9 @@ MAX_CHAIN = 3
 
 MAX_MEMBERS = 4096
 MAX_STATEMENTS_PER_SIGNER = 8192
+MAX_STATEMENTS = 32768
+"""Statements and records that are kept; those of a root always are."""
+
 MAX_INVITATIONS = 256
 TIMESTAMPS_PER_INVITATION = 64
 

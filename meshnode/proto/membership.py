@@ -4,17 +4,24 @@ Theory of operation. Statements arrive in any order, from anyone. `add` keeps on
 signer is *known* (the root, or somebody to whom a kept grant gave the role admin at some time), so that what is kept
 does not depend on the order of arrival. What is *valid* is computed from all that is kept, by the rules of DESIGN
 section 3: grants reach from a root over at most three signers, each valid itself; root's revocations are final, an
-admin's count against those who are no admins; of several grants the highest serial wins; of two claims to a name or an
-IPv4 address the earlier not-before, then the lower key.
+admin's count against those who are no admins; of several grants the highest serial wins, but those for an admin count
+only from its own distance to the root or nearer; of two claims to a name or an IPv4 address the earlier not-before,
+then the lower key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import CLOCK_TOLERANCE_S, MAX_CHAIN, MAX_MEMBERS, MAX_STATEMENTS_PER_SIGNER
+from meshnode.proto.constants import (
+    CLOCK_TOLERANCE_S,
+    MAX_CHAIN,
+    MAX_MEMBERS,
+    MAX_STATEMENTS,
+    MAX_STATEMENTS_PER_SIGNER,
+)
 from meshnode.values import SECOND, BadPacket, Nanos, PeerId, Prefix
 from meshnode.wire.address import link_local, network_id, peer_id, unique_local
 from meshnode.wire.statement import (
@@ -29,6 +36,9 @@ from meshnode.wire.statement import (
     parse_statement_untrusted,
     to_be_signed,
 )
+
+_Key = tuple[str, bytes]
+"""Kind and subject of a statement: see `_key`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +84,12 @@ class Membership:
         self.network_id = network_id(signed.body.root)
         self._verify_untrusted(signed)
         self._genesis = signed
-        self._kept: dict[tuple[str, bytes, bytes], SignedStatement] = {}
+        self._kept: dict[bytes, dict[_Key, SignedStatement]] = {}
         self._records: dict[PeerId, SignedStatement] = {}
         self._hashes: dict[bytes, SignedStatement] = {signed.hash: signed}
-        self._per_signer: dict[bytes, int] = {}
         self._known: dict[bytes, int] = {signed.body.root: 0}
+        self._successions: dict[bytes, SignedStatement] = {}
+        self._granted: dict[bytes, None] = {}
         self._wall = wall
         self._view: _View | None = None
 
@@ -97,23 +108,22 @@ class Membership:
         if isinstance(signed.body, Genesis):
             raise BadPacket("another genesis")
         key = _key(signed)
-        depth = self._known.get(signed.signer)
-        if depth is None or (depth >= MAX_CHAIN and not isinstance(signed.body, Revocation)):
+        if not self._may_sign(signed):
             raise BadPacket("signer unknown")
-        held = self._kept.get(key)
+        held = self._kept.get(signed.signer, {}).get(key)
         if held is not None and _rank(held) >= _rank(signed):
             return None
-        if held is None and self._per_signer.get(signed.signer, 0) >= MAX_STATEMENTS_PER_SIGNER:
+        if held is None and self._is_full_for(signed.signer):
             raise BadPacket("too many statements")
         self._verify_untrusted(signed)
-        self._keep(key, held, signed, depth)
+        self._keep(key, held, signed)
         self.refresh(wall)
         return signed
 
     def statements(self) -> list[bytes]:
         """All that is kept but genesis and records, signers before those they vouch for."""
-        ordered = sorted(self._kept.values(), key=lambda s: (self._known.get(s.signer, MAX_CHAIN), s.hash))
-        return [s.raw for s in ordered]
+        place = {signer: (depth, n) for n, (signer, depth) in enumerate(self._known.items())}
+        return [s.raw for s in sorted(self._all(), key=lambda s: (place[s.signer], s.hash))]
 
     def records(self) -> list[bytes]:
         return [self._records[peer].raw for peer in sorted(self._records)]
@@ -156,11 +166,15 @@ class Membership:
 
     def chain(self, identity: bytes) -> tuple[bytes, ...]:
         """The statements that prove a member: its grant first, then its signers', a succession last."""
-        grants = self._current().grants
+        signed = self._current().grants.get(identity)
+        return () if signed is None else (signed.raw, *self.vouchers(signed.signer))
+
+    def vouchers(self, signer: bytes) -> tuple[bytes, ...]:
+        """The statements that prove a signer; none for the genesis root."""
         chain: list[bytes] = []
-        signer = identity
-        while signer != self.genesis.root and len(chain) <= MAX_CHAIN + 1:
-            signed = grants.get(signer) or self._succession_to(signer)
+        grants = self._current().grants
+        while signer != self.genesis.root:
+            signed = self._successions.get(signer) or grants.get(signer)
             if signed is None:
                 break
             chain.append(signed.raw)
@@ -168,7 +182,7 @@ class Membership:
         return tuple(chain)
 
     def next_serial(self, identity: bytes) -> int:
-        bodies = [s.body for s in self._kept.values() if _grants(s, identity)]
+        bodies = [s.body for s in self._all() if _grants(s, identity)]
         serials = [body.serial for body in bodies if isinstance(body, Grant)]
         return max(serials, default=0) + 1
 
@@ -176,6 +190,17 @@ class Membership:
         """Grants in force that this signer gave (what would fall with it)."""
         grants = self._current().grants.values()
         return [s.body for s in grants if s.signer == signer and isinstance(s.body, Grant)]
+
+    def revoked_only_by(self, signer: bytes) -> list[Revocation]:
+        """Revocations that nobody but this signer has signed (what would be void without it)."""
+        revocations = [s for s in self._all() if isinstance(s.body, Revocation)]
+        others = {_subject(s): None for s in revocations if s.signer != signer and s.signer in self._known}
+        mine = [s.body for s in revocations if s.signer == signer and _subject(s) not in others]
+        return [body for body in mine if isinstance(body, Revocation)]
+
+    def admin_level(self, identity: bytes) -> int | None:
+        """How many grants an admin is away from the root (1 to 3); None for who is no admin."""
+        return self._current().admins.get(identity)
 
     def is_root(self, key: bytes) -> bool:
         return self._known.get(key) == 0
@@ -192,9 +217,9 @@ class Membership:
 
     def _current(self) -> _View:
         if self._view is None:
-            self._view = _View(
-                self.network_id, _Rules(self._kept.values(), self.genesis, self._wall // SECOND)
-            )
+            roots = [key for key, depth in self._known.items() if depth == 0]
+            rules = _Rules(list(self._all()), roots, self.genesis.created, self._wall // SECOND)
+            self._view = _View(self.network_id, rules)
         return self._view
 
     # --- signing -----------------------------------------------------------------------------------------
@@ -210,24 +235,53 @@ class Membership:
         if not self._ciphers.verify(signed.signer, signed.signature, signed.signed_bytes(self.network_id)):
             raise BadPacket("signature")
 
-    def _keep(
-        self, key: tuple[str, bytes, bytes], held: SignedStatement | None, signed: SignedStatement, depth: int
-    ) -> None:
+    def _may_sign(self, signed: SignedStatement) -> bool:
+        depth = self._known.get(signed.signer)
+        if depth is None or isinstance(signed.body, Revocation):
+            return depth is not None
+        return depth == 0 or (depth < MAX_CHAIN and not isinstance(signed.body, Succession))
+
+    def _is_full_for(self, signer: bytes) -> bool:
+        """Whether an admin has to be stopped. A root never is: it must be able to revoke who has filled us up."""
+        if self._known[signer] == 0:
+            return False
+        by_signer = len(self._kept.get(signer, ()))
+        return by_signer >= MAX_STATEMENTS_PER_SIGNER or len(self._hashes) >= MAX_STATEMENTS
+
+    def _keep(self, key: _Key, held: SignedStatement | None, signed: SignedStatement) -> None:
         if held is not None:
             del self._hashes[held.hash]
-        else:
-            self._per_signer[signed.signer] = self._per_signer.get(signed.signer, 0) + 1
-        self._kept[key] = signed
+        self._kept.setdefault(signed.signer, {})[key] = signed
         self._hashes[signed.hash] = signed
-        if isinstance(signed.body, Grant) and signed.body.roles & Role.ADMIN:
-            known = self._known.get(signed.body.subject, MAX_CHAIN)
-            self._known[signed.body.subject] = min(known, depth + 1)
-        elif isinstance(signed.body, Succession) and depth == 0:
-            self._known[signed.body.root] = 0
+        if isinstance(signed.body, Grant):
+            self._granted[signed.body.subject] = None
+        self._follow(signed)
+
+    def _follow(self, signed: SignedStatement) -> None:
+        """Let the new signer whom `signed` names be known, and nearer to the root whom it has named in turn."""
+        depth = self._known[signed.signer]
+        if isinstance(signed.body, Succession) and depth == 0:
+            named = signed.body.root
+        elif _is_admin(signed) and depth < MAX_CHAIN:
+            named, depth = _subject(signed), depth + 1
+        else:
+            return
+        if self._known.get(named, MAX_CHAIN + 1) <= depth:
+            return
+        self._known.pop(named, None)
+        self._known[named] = depth  # behind its signer, also in the order of the table
+        if depth == 0:
+            self._successions[named] = signed
+        for further in self._kept.get(named, {}).values():
+            self._follow(further)
+
+    def _all(self) -> Iterator[SignedStatement]:
+        """Everything kept but genesis and records."""
+        return (signed for by_signer in self._kept.values() for signed in by_signer.values())
 
     def _add_record_untrusted(self, signed: SignedStatement, record: Record) -> SignedStatement | None:
         peer = peer_id(signed.signer)
-        if not any(_grants(s, signed.signer) for s in self._kept.values()):
+        if signed.signer not in self._granted:
             raise BadPacket("record of a stranger")
         held = self._records.get(peer)
         if held is not None and _rank(held) >= _rank(signed):
@@ -239,48 +293,59 @@ class Membership:
         self._hashes[signed.hash] = signed
         return signed
 
-    def _succession_to(self, root: bytes) -> SignedStatement | None:
-        for signed in self._kept.values():
-            if isinstance(signed.body, Succession) and signed.body.root == root:
-                return signed
-        return None
+
+def fitting(chain: tuple[bytes, ...], room: int) -> tuple[bytes, ...]:
+    """As many statements from the beginning of `chain` as have `room` bytes together."""
+    for count, raw in enumerate(chain):
+        room -= len(raw)
+        if room < 0:
+            return chain[:count]
+    return chain
 
 
 class _Rules:
     """One evaluation of the statements at one time: winning grants by subject, and who is revoked why."""
 
-    def __init__(self, kept: Iterable[SignedStatement], genesis: Genesis, now: int) -> None:
+    def __init__(self, kept: list[SignedStatement], roots: list[bytes], created: int, now: int) -> None:
         self._now = now
-        self._clock_is_wrong = now < genesis.created - CLOCK_TOLERANCE_S
+        self._clock_is_wrong = now < created - CLOCK_TOLERANCE_S
         self.next_change: int | None = None
-        self.winners: dict[bytes, SignedStatement] = {}
         self.revoked: dict[bytes, str] = {}
-        self.admins: dict[bytes, None] = {}
         grants = [s for s in kept if isinstance(s.body, Grant)]
         revocations = [s for s in kept if isinstance(s.body, Revocation)]
-        roots = _roots(kept, genesis.root)
         self._revoke(revocations, roots, "revoked by the root")
-        self._walk(grants, roots)
-        signers = dict.fromkeys(self.admins)
+        self.winners, self.admins = self._walk(grants, roots, self._counts)
+        # Whoever was an admin once revokes for good: nobody comes back because somebody else's term has ended.
+        _, once = self._walk(grants, roots, lambda signed: True)
         ordinary = [r for r in revocations if _subject(r) not in self.admins]
-        self._revoke(ordinary, signers, "revoked by an admin")
+        self._revoke(ordinary, once, "revoked by an admin")
         for subject in self.revoked:
             self.winners.pop(subject, None)
 
-    def _walk(self, grants: list[SignedStatement], roots: dict[bytes, None]) -> None:
-        """Level by level from the roots; the level nearest to the root says who is an admin."""
-        signers = roots
+    def _walk(
+        self, grants: list[SignedStatement], roots: Iterable[bytes], counts: Callable[[SignedStatement], bool]
+    ) -> tuple[dict[bytes, SignedStatement], dict[bytes, int]]:
+        """Winning grants by subject, and the level of every admin, level by level from the roots.
+
+        The level nearest to the root says who is an admin, and no deeper one is heard about an admin: else any admin
+        could put out any other by granting it anew.
+        """
+        winners: dict[bytes, SignedStatement] = {}
+        admins: dict[bytes, int] = {}
+        signers = dict.fromkeys(roots)
         for depth in range(1, MAX_CHAIN + 1):
             level: dict[bytes, SignedStatement] = {}
             for signed in grants:
-                if signed.signer in signers and _subject(signed) not in self.revoked and self._counts(signed):
+                subject = _subject(signed)
+                if signed.signer not in signers or subject in self.revoked or subject in admins:
+                    continue
+                if counts(signed):
                     _raise(level, signed)
-            fresh = {s: g for s, g in level.items() if s not in self.winners}
+            signers = {s: None for s, g in level.items() if s not in winners and _is_admin(g)}
+            admins.update(dict.fromkeys(signers, depth))
             for signed in level.values():
-                _raise(self.winners, signed)
-            admins = {s: None for s, g in fresh.items() if _is_admin(g)}
-            self.admins.update(admins)
-            signers = admins if depth < MAX_CHAIN else {}
+                _raise(winners, signed)
+        return winners, admins
 
     def _counts(self, signed: SignedStatement) -> bool:
         """Whether the grant's dates include now, give or take the clocks of small machines."""
@@ -299,9 +364,10 @@ class _Rules:
     def _note_change(self, at: int) -> None:
         self.next_change = at if self.next_change is None else min(self.next_change, at)
 
-    def _revoke(self, revocations: list[SignedStatement], signers: dict[bytes, None], reason: str) -> None:
+    def _revoke(self, revocations: list[SignedStatement], signers: Iterable[bytes], reason: str) -> None:
+        heard = dict.fromkeys(signers)
         for signed in revocations:
-            if signed.signer in signers:
+            if signed.signer in heard:
                 self.revoked.setdefault(_subject(signed), reason)
 
 
@@ -310,26 +376,13 @@ class _View:
 
     def __init__(self, network: bytes, rules: _Rules) -> None:
         self.grants = rules.winners
+        self.admins = rules.admins
         self.next_change = rules.next_change
         self.members = _settle_claims(network, rules)
         self.revoked = {peer_id(subject): reason for subject, reason in rules.revoked.items()}
         self.by_static: dict[bytes, Member] = {}
         for member in self.members.values():
             self.by_static.setdefault(member.static, member)
-
-
-def _roots(kept: Iterable[SignedStatement], genesis: bytes) -> dict[bytes, None]:
-    roots: dict[bytes, None] = {genesis: None}
-    successions = [s for s in kept if isinstance(s.body, Succession)]
-    grown = True
-    while grown:
-        grown = False
-        for signed in successions:
-            assert isinstance(signed.body, Succession)
-            if signed.signer in roots and signed.body.root not in roots:
-                roots[signed.body.root] = None
-                grown = True
-    return roots
 
 
 def _settle_claims(network: bytes, rules: _Rules) -> dict[PeerId, Member]:
@@ -389,11 +442,17 @@ def _is_admin(signed: SignedStatement) -> bool:
     return isinstance(signed.body, Grant) and bool(signed.body.roles & Role.ADMIN)
 
 
-def _key(signed: SignedStatement) -> tuple[str, bytes, bytes]:
-    """What a statement replaces: one grant and one revocation per signer and subject."""
+def _key(signed: SignedStatement) -> _Key:
+    """What a statement of one signer replaces: one grant and one revocation for each subject.
+
+    Grants with the role admin are apart from those without, so that whom a signer has made known stays known.
+    """
     body = signed.body
-    subject = body.root if isinstance(body, Genesis | Succession) else _subject(signed)
-    return type(body).__name__, signed.signer, subject
+    if isinstance(body, Succession):
+        return "succession", body.root
+    if isinstance(body, Revocation):
+        return "revocation", body.subject
+    return "admin" if _is_admin(signed) else "member", _subject(signed)
 
 
 def _rank(signed: SignedStatement) -> tuple[int, bytes]:

@@ -161,16 +161,20 @@ class Paths:
         candidate.probes += 1
         self._schedule(candidate, now)
 
-    def echoed(self, token: bytes, path: Path, now: Nanos) -> Nanos | None:
-        """An echo came on `path`: the round-trip time when it answers a probe of ours there, else None."""
-        candidate = self._candidates.get(path)
-        sent = candidate.waiting.pop(token, None) if candidate is not None else None
-        if candidate is None or sent is None:
+    def echoed(self, token: bytes, now: Nanos) -> tuple[Path, Nanos] | None:
+        """An echo came: the path on which we had sent its probe, and the round-trip time. None if it answers none.
+
+        The probe has reached the peer, so that path works (RFC 9000, 8.2.3). On which path the echo came says nothing:
+        somebody who overtakes it with a copy from elsewhere must not make a good path look dead.
+        """
+        candidate = next((c for c in self._candidates.values() if token in c.waiting), None)
+        if candidate is None:
             return None
+        sent = candidate.waiting.pop(token)
         candidate.waiting = {t: s for t, s in candidate.waiting.items() if s > sent}
         rtt = max(now - sent, 1)
-        self.prove(path, rtt, now)
-        return rtt
+        self.prove(candidate.path, rtt, now)
+        return candidate.path, rtt
 
     def sent_data(self, now: Nanos) -> None:
         """User traffic went out on the active path: it is watched every second while that lasts."""

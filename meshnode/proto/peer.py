@@ -114,6 +114,7 @@ class Peer:
         self._attempt: Attempt | None = None
         self._jar = CookieJar(context.ciphers, context.network_id, member.static)
         self._answered: dict[int, Path] = {}
+        self._counted: dict[Path, int] = {}
         self._last_answer: Nanos = NEVER
         self._pings: dict[bytes, None] = {}
         self._sealing: int | None = None
@@ -295,7 +296,9 @@ class Peer:
     def handle_note(self, note: TrafficNote, now: Now) -> None:
         """Traffic on one session and path: confirms keys, feeds timers and paths."""
         if note.received:
-            self._heard(note.local_index, note.path, note.received_bytes, now)
+            # Datagrams with frames were heard before this note, which counts them again.
+            counted = self._counted.pop(note.path, 0)
+            self._heard(note.local_index, note.path, max(0, note.received_bytes - counted), now)
         session = self.sessions.find(note.local_index)
         if session is not None:
             session.sent = max(session.sent, note.highest_sent)
@@ -321,29 +324,40 @@ class Peer:
 
     def heard(self, opened: Opened, now: Now) -> None:
         """An authenticated datagram with frames for the core (before its frames are served)."""
+        self._counted[opened.path] = self._counted.get(opened.path, 0) + opened.size
         self._heard(opened.local_index, opened.path, opened.size, now)
 
     def read_probe_untrusted(self, body: bytes, opened: Opened) -> None:
-        """Answer a probe where it came from, never with more bytes than it had."""
+        """Answer a probe where it came from, never with more bytes than it had.
+
+        One from an unproven source is answered on the active path, too: it may be a copy that overtook the original,
+        sent by somebody who will not pass the answer on.
+        """
         probe = parse_probe_untrusted(body)
         udp = opened.path.kind is not PathKind.RELAY
         seen = opened.path.remote if udp and "%" not in opened.path.remote.host else None
         echo = Echo(probe.token, probe.mode, opened.ecn, min(opened.size, 0xFFFF), seen)
         ecn = Ecn.ECT0 if probe.mode is ProbeMode.ECN else Ecn.NOT_ECT
         payload = pack_frame(FrameType.ECHO, echo.pack())
+        candidate = self.paths.find(opened.path)
+        if candidate is not None and not candidate.proven and self.paths.active is not None:
+            self._context.tell(SendFrames(self.id, payload, self.paths.active, opened.local_index, ecn))
+        if candidate is not None and not self.paths.may_send(candidate, MINIMUM_DATA + len(payload)):
+            raise BadPacket("echo budget")
         self._context.tell(SendFrames(self.id, payload, opened.path, opened.local_index, ecn))
 
     def read_echo_untrusted(self, body: bytes, opened: Opened, now: Now) -> None:
         """The answer to a probe of ours: the path works, and the peer tells how it sees us."""
         echo = parse_echo_untrusted(body)
-        rtt = self.paths.echoed(echo.token, opened.path, now.boot)
-        if rtt is None:
+        answered = self.paths.echoed(echo.token, now.boot)
+        if answered is None:
             raise BadPacket("echo unasked")
+        path, rtt = answered
         if echo.token in self._pings:
             del self._pings[echo.token]
-            self._context.tell(Pong(self.id, echo.token, rtt, opened.path))
+            self._context.tell(Pong(self.id, echo.token, rtt, path))
         if echo.seen is not None:
-            self.reflexive[opened.path] = echo.seen
+            self.reflexive[path] = echo.seen
         self._settle(now)
         self._schedule_probe(now)
 
