@@ -81,7 +81,7 @@ class Weather:
         return None not in sides and sides[0] != sides[1]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Equipment:
     """What all hosts of a world share."""
 

@@ -71,6 +71,10 @@ class Mesh:
     def router(self, lan: str) -> Router:
         return self.lans[lan][1]
 
+    def use_aead(self, factory: AeadFactory) -> None:
+        """Let nodes that start from now on use another data cipher."""
+        self.equipment.aead = factory
+
     def add_attacker(self, name: str = "mallory") -> Attacker:
         """Somebody who is not honest."""
         self.invariants.addresses.remember_data = True
