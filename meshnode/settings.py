@@ -239,8 +239,8 @@ class Settings:
     )
     uplink_rate: int | None = _key(
         "uplink.rate",
-        rate,
-        None,
+        rate_limit,
+        NO_LIMIT,
         'limit for all datagrams together, about 0.95 of what the uplink carries; "off": none',
     )
     queue: str = _key(

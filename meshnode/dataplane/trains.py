@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from meshnode.dataplane.api import TunPacket
 from meshnode.dataplane.template import Template, l4_header_size_untrusted
 from meshnode.dataplane.vnet import (
     GSO_ECN,
@@ -27,7 +28,15 @@ from meshnode.dataplane.vnet import (
 )
 from meshnode.queueing.flow_hash import flow_key
 from meshnode.values import BadPacket, Ecn
-from meshnode.wire.ip import TCP, UDP, Packet, apply_ecn, check_packet_untrusted, checksum
+from meshnode.wire.ip import (
+    TCP,
+    UDP,
+    Packet,
+    apply_ecn,
+    check_packet_untrusted,
+    checksum,
+    finish_partial_checksum,
+)
 
 NO_PAYLOAD = memoryview(b"")
 
@@ -129,6 +138,22 @@ def read_train_untrusted(header: bytes, packet: Packet) -> Train:
     if checksum_place(packet) == (vnet.csum_start, vnet.csum_offset):
         return Train(packet, flow, tos, True)
     return Train(finish_any_checksum(packet, vnet), flow, tos, False)
+
+
+def split_superpacket(packet: TunPacket) -> list[TunPacket]:
+    """The packets of a superpacket that a kernel would not take, each with a complete checksum; nothing is lost."""
+    whole = packet.data if not isinstance(packet.data, list) else b"".join(packet.data)
+    train = read_train_untrusted(packet.header, whole)
+    pieces = [train] if train.template is None else train.packets()
+    return [TunPacket(PLAIN, _finished(piece)) for piece in pieces]
+
+
+def _finished(piece: Train) -> Packet:
+    if not piece.partial:
+        return piece.packet
+    finished = bytearray(piece.packet)
+    finish_partial_checksum(finished)
+    return finished
 
 
 def _template_untrusted(packet: Packet, vnet: VnetHeader) -> Template:

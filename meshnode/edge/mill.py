@@ -18,12 +18,15 @@ import trio
 
 from meshnode.dataplane.api import Batch, TunPacket
 from meshnode.dataplane.plane import Plane
+from meshnode.dataplane.trains import split_superpacket
+from meshnode.dataplane.vnet import Offload
 from meshnode.edge import clock
 from meshnode.edge.errors import EdgeError
 from meshnode.edge.tun import OffloadRefused, Tun
 from meshnode.edge.udp import UdpSocket
 from meshnode.values import (
     MILLISECOND,
+    SECOND,
     AdmitPeer,
     Command,
     Datagram,
@@ -55,6 +58,13 @@ TURN: Nanos = MILLISECOND
 
 READS = 64
 """Socket and TUN reads a turn."""
+
+SEND_TIME: Nanos = 2 * MILLISECOND
+SIZING_INTERVAL: Nanos = 250 * MILLISECOND
+KERNEL_OVERHEAD = 2
+"""The kernel counts a datagram of 1,400 bytes as 2,304 (truesize)."""
+LEAST_SEND_BUFFER = 18 * 1024
+"""At a slow local link this is what stands below us; the kernel lets one train pass whatever it is."""
 
 NOTES_EVERY: Nanos = 5 * MILLISECOND
 """The core hears of traffic this often while there is some: its timers are a thousand times longer."""
@@ -114,6 +124,11 @@ class Mill:
         self._unsent: dict[UdpSocket, deque[tuple[Batch, int]]] = {s: deque() for s in sockets}
         self._watch = clock.ClockWatch(clock.now())
         self._noted: Nanos = 0
+        self._sent_bytes = 0
+        self._sized_at: Nanos = clock.boot()
+        self._send_buffer = LEAST_SEND_BUFFER
+        for udp in sockets:
+            udp.set_send_buffer(LEAST_SEND_BUFFER)
         self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll = select.epoll()
         for descriptor in (self._wakeup, *(s.fileno() for s in sockets)):
@@ -147,6 +162,7 @@ class Mill:
         self._serve_core(now)
         busy |= self._plane.work(now, TURN, clock.boot)
         self._follow_plane(clock.now(), notes=not busy)
+        self._size_send_buffers(now)
         return busy
 
     def flush(self) -> None:
@@ -250,38 +266,68 @@ class Mill:
                 self.counters["no socket"] += 1
                 continue
             waiting = self._unsent[out]
-            if waiting or (done := out.send(batch).done) < len(batch.datagrams()):
-                self._keep(out, waiting, batch, 0 if waiting else done)
+            done = 0 if waiting else out.send(batch).done
+            if done < batch.datagram_count():
+                self._keep(out, waiting, batch, done)
+            self._sent_bytes += len(batch.data)
         if self._tun is not None:
             for packet in packets:
                 self._write_packet(self._tun, packet)
 
     def _keep(self, udp: UdpSocket, waiting: deque[tuple[Batch, int]], batch: Batch, done: int) -> None:
-        """The socket is full: try again when it says so."""
+        """The socket is full: nothing more is sealed until it has room, so that packets wait where an AQM is."""
         if len(waiting) >= PENDING_BATCHES:
-            self.counters["socket full"] += 1
+            self.counters["socket full"] += batch.datagram_count()
             return
         if not waiting:
             self._epoll.modify(udp.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            self._plane.hold_back(True)
+            self.counters["socket busy"] += 1
         waiting.append((batch, done))
 
     def _retry(self, udp: UdpSocket, waiting: deque[tuple[Batch, int]]) -> None:
         while waiting:
             batch, start = waiting[0]
             done = udp.send(batch, start).done
-            if done < len(batch.datagrams()):
+            if done < batch.datagram_count():
                 waiting[0] = (batch, done)
                 return
             waiting.popleft()
         self._epoll.modify(udp.fileno(), select.EPOLLIN)
+        if not any(self._unsent.values()):
+            self._plane.hold_back(False)
+
+    def _size_send_buffers(self, now: Now) -> None:
+        """What may wait below us is 2 ms at the rate of the last second, so that the queue stays ours."""
+        elapsed = now.boot - self._sized_at
+        if elapsed < SIZING_INTERVAL:
+            return
+        rate = self._sent_bytes * SECOND // elapsed
+        self._sent_bytes, self._sized_at = 0, now.boot
+        wanted = max(LEAST_SEND_BUFFER, KERNEL_OVERHEAD * rate * SEND_TIME // SECOND)
+        if not self._send_buffer // 2 < wanted < self._send_buffer * 2:
+            self._send_buffer = wanted
+            for udp in self._sockets:
+                udp.set_send_buffer(wanted)
 
     def _write_packet(self, tun: Tun, packet: TunPacket) -> None:
         try:
             tun.write(packet)
         except OffloadRefused:
-            self.counters["tun refused"] += 1
+            self._do_without_offload(tun, packet)
         except EdgeError as error:
             self.lost = error
+
+    def _do_without_offload(self, tun: Tun, packet: TunPacket) -> None:
+        """The kernel refuses a superpacket: write its pieces, and no superpackets from now on."""
+        self.counters["tun offload refused"] += 1
+        tun.set_offload(False)
+        self._plane.set_offload(Offload(headers=True))
+        for piece in split_superpacket(packet):
+            try:
+                tun.write(piece)
+            except OffloadRefused:
+                self.counters["tun refused"] += 1
 
     def _socket(self, path: Path) -> UdpSocket | None:
         if path.kind is not PathKind.UDP:
