@@ -28,17 +28,19 @@ class Source:
         self.demoted_until: Nanos = 0
 
     def judge(self, now: Nanos) -> bool:
-        """Wrong tags were counted: demote the source if they were the most of what came. Whether it was.
+        """Wrong tags were counted: demote the source if they were the most of what came. Whether it just was.
 
         Only if they were the most: else a few forged datagrams would be enough to demote an honest peer.
         """
+        demoted = False
         if self.bad >= MAX_BAD_TAGS and self.bad > self.good:
+            demoted = self.demoted_until <= now
             self.demoted_until = now + WINDOW
         elif now - self.since <= WINDOW:
             return False
         self.good = self.bad = 0
         self.since = now
-        return self.demoted_until > now
+        return demoted
 
 
 class Sources:

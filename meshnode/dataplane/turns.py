@@ -16,10 +16,10 @@ from meshnode.dataplane.peer import Direction, Peer
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.sealing import Sealer, Way
 from meshnode.dataplane.template import Template
+from meshnode.dataplane.uplink import Uplink
 from meshnode.queueing.fifo import Fifo
 from meshnode.queueing.fq_codel import FqCodel
 from meshnode.queueing.scheduler import FULL_WEIGHT, Lane, Scheduler
-from meshnode.queueing.shaper import TokenBucket
 from meshnode.values import MICROSECOND, MILLISECOND, SECOND, Nanos, PeerId, SendFrames
 
 UNPROVEN_WEIGHT = FULL_WEIGHT // 16
@@ -59,7 +59,8 @@ class Turns:
         self._opener = opener
         self._outbox = outbox
         self._scheduler = Scheduler()
-        self._uplink = TokenBucket(config.uplink_rate, now=now) if config.uplink_rate else None
+        self._uplink = Uplink(config.uplink_rate, now) if config.uplink_rate else None
+        self._now = now
         self._control: dict[PeerId, Peer] = {}
         self._sockets_full = False
         self._held_back: list[Lane] = []
@@ -87,6 +88,8 @@ class Turns:
             self._scheduler.remove(lane)
             if lane in self._held_back:
                 self._held_back.remove(lane)
+        if self._uplink is not None:
+            self._uplink.leave(peer)
         self._control.pop(peer.id, None)
 
     def hold_back(self, full: bool) -> None:
@@ -99,7 +102,8 @@ class Turns:
 
     def segments_at_once(self, peer: Peer, template: Template) -> int:
         """How many segments of a train may be one element of the queue: as many as leave within TRAIN_TIME."""
-        rates = [bucket.rate_bps for bucket in self._buckets(peer) if bucket.rate_bps is not None]
+        buckets = (peer.bucket, None if self._uplink is None else self._uplink.bucket)
+        rates = [bucket.rate_bps for bucket in buckets if bucket is not None and bucket.rate_bps is not None]
         if not rates:
             return template.last + 1
         size = len(template.header) + template.segment_size
@@ -120,10 +124,12 @@ class Turns:
         scheduler = self._scheduler
         spent = 0
         before = clock() if clock else 0
+        self._now = now
         self._sealer.set_time(now)
         self._seal_control(now)
         self._opener.expire_fragments(now)
         while spent < budget:
+            self._follow_uplink(now)
             lane = scheduler.next(now)
             if lane is None:
                 return False
@@ -137,7 +143,9 @@ class Turns:
 
     def poll_timeout(self) -> Nanos | None:
         """When `work` has something to do again if nothing is pushed before; None: only then."""
-        times = (self._scheduler.poll_timeout(), self._opener.poll_timeout())
+        times = [self._scheduler.poll_timeout(), self._opener.poll_timeout()]
+        if self._uplink is not None and not self._sockets_full:
+            times.append(self._uplink.poll_timeout(self._now))
         return min((time for time in times if time is not None), default=None)
 
     def _turn(self, lane: Lane, now: Nanos) -> Nanos:
@@ -166,27 +174,54 @@ class Turns:
         return COST_PER_DATAGRAM * datagrams + size
 
     def _seal_turn(self, peer: Peer, now: Nanos) -> None:
-        buckets = self._buckets(peer)
-        enough = self._outbox.bytes + ENOUGH_BYTES
+        outbox, lane = self._outbox, peer.seal_lane
+        enough = outbox.bytes + ENOUGH_BYTES
         for _ in range(ELEMENTS):
-            if self._sockets_full:
-                self._scheduler.block(peer.seal_lane)
-                self._held_back.append(peer.seal_lane)
-                return
-            ready = max((bucket.ready_at(now, peer.largest_datagram) for bucket in buckets), default=now)
-            if ready > now and peer.queue:
-                self._scheduler.block(peer.seal_lane, ready)
-                return
             session, path = peer.session, peer.path
-            sent, datagrams = self._outbox.bytes, self._outbox.datagrams
-            if session is None or path is None or not self._sealer.seal_next(Way(peer, session, path), now):
-                self._scheduler.rest(peer.seal_lane)
+            if session is None or path is None or not peer.queue:
+                self._rest(peer)
+                return
+            if not self._may_send(peer, lane, now):
+                return
+            sent, datagrams = outbox.bytes, outbox.datagrams
+            if not self._sealer.seal_next(Way(peer, session, path), now):
+                self._rest(peer)
                 return
             peer.sealed_at = now
-            for bucket in buckets:
-                bucket.spend(now, self._outbox.bytes - sent, self._outbox.datagrams - datagrams)
-            if self._outbox.bytes >= enough:
+            self._pay(peer, now, outbox.bytes - sent, outbox.datagrams - datagrams)
+            if outbox.bytes >= enough:
                 return
+
+    def _may_send(self, peer: Peer, lane: Lane, now: Nanos) -> bool:
+        """Whether sockets, the peer's rate and the uplink's let user traffic go now. If not, the lane is blocked."""
+        if self._sockets_full:
+            self._scheduler.block(lane)
+            self._held_back.append(lane)
+            return False
+        if peer.bucket is not None:
+            ready = peer.bucket.ready_at(now, peer.largest_datagram)
+            if ready > now:
+                self._leave_uplink(peer)
+                self._scheduler.block(lane, ready)
+                return False
+        if self._uplink is not None and not self._uplink.admits(peer, now):
+            self._scheduler.block(lane)
+            return False
+        return True
+
+    def _rest(self, peer: Peer) -> None:
+        self._leave_uplink(peer)
+        self._scheduler.rest(peer.seal_lane)
+
+    def _leave_uplink(self, peer: Peer) -> None:
+        if self._uplink is not None:
+            self._uplink.leave(peer)
+
+    def _follow_uplink(self, now: Nanos) -> None:
+        """Let the lane go on that is the first in the uplink's line."""
+        lane = None if self._uplink is None or self._sockets_full else self._uplink.first(now)
+        if lane is not None:
+            self._scheduler.unblock(lane)
 
     def _seal_control(self, now: Nanos) -> None:
         """Control goes at once, whatever the rate; it is on the bill all the same."""
@@ -194,9 +229,15 @@ class Turns:
             sent, datagrams = self._outbox.bytes, self._outbox.datagrams
             while peer.control:
                 self._sealer.seal_frames(peer, peer.control.popleft())
-            for bucket in self._buckets(peer):
-                bucket.spend(now, self._outbox.bytes - sent, self._outbox.datagrams - datagrams)
+            size, datagrams = self._outbox.bytes - sent, self._outbox.datagrams - datagrams
+            if peer.bucket is not None:
+                peer.bucket.spend(now, size, datagrams)
+            if self._uplink is not None:
+                self._uplink.bucket.spend(now, size, datagrams)
         self._control.clear()
 
-    def _buckets(self, peer: Peer) -> list[TokenBucket]:
-        return [bucket for bucket in (peer.bucket, self._uplink) if bucket is not None]
+    def _pay(self, peer: Peer, now: Nanos, size: int, datagrams: int) -> None:
+        if peer.bucket is not None:
+            peer.bucket.spend(now, size, datagrams)
+        if self._uplink is not None:
+            self._uplink.spend(peer, now, size, datagrams)

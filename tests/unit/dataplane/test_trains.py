@@ -410,7 +410,9 @@ def test_nothing_follows_the_last_segment(merged: bool) -> None:
     assert isinstance(header, bytes)
     pieces = [(0, b"x" * 1000), (1, b"y" * 1000), (2, b""), (2, b"z"), (2, b"z" * 1000)]
     for index, payload in pieces:
-        a.plane.send_frames(SendFrames(b.id, pack_frame(2, Segment(index, 1000, header + payload).pack(), 1)), a.now)
+        a.plane.send_frames(
+            SendFrames(b.id, pack_frame(2, Segment(index, 1000, header + payload).pack(), 1)), a.now
+        )
     (b.receive_merged if merged else b.receive)(a.batches(), 1)
     assert [packet[40:] for packet in kernel_packets(b.tun())] == [b"x" * 1000, b"y" * 1000]
     assert b.plane.counters == {"in segment size": 3}
