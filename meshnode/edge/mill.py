@@ -267,7 +267,7 @@ class Mill:
                 continue
             waiting = self._unsent[out]
             done = 0 if waiting else out.send(batch).done
-            if done < batch.datagram_count():
+            if done < batch.datagram_count:
                 self._keep(out, waiting, batch, done)
             self._sent_bytes += len(batch.data)
         if self._tun is not None:
@@ -277,7 +277,7 @@ class Mill:
     def _keep(self, udp: UdpSocket, waiting: deque[tuple[Batch, int]], batch: Batch, done: int) -> None:
         """The socket is full: nothing more is sealed until it has room, so that packets wait where an AQM is."""
         if len(waiting) >= PENDING_BATCHES:
-            self.counters["socket full"] += batch.datagram_count()
+            self.counters["socket full"] += batch.datagram_count
             return
         if not waiting:
             self._epoll.modify(udp.fileno(), select.EPOLLIN | select.EPOLLOUT)
@@ -289,7 +289,7 @@ class Mill:
         while waiting:
             batch, start = waiting[0]
             done = udp.send(batch, start).done
-            if done < batch.datagram_count():
+            if done < batch.datagram_count:
                 waiting[0] = (batch, done)
                 return
             waiting.popleft()
