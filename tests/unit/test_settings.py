@@ -165,11 +165,13 @@ def test_any_file_is_read_or_refused_in_one_line(written: str) -> None:
 def test_the_sample_file_lists_every_key_with_its_default_and_a_reason() -> None:
     sample = ROOT / "config" / "home.toml"
     assert load_settings(sample) == Settings()
-    lines = sample.read_text(encoding="utf-8").splitlines()
-    for name in KEYS:
-        shown = [line for line in lines if re.match(rf"({re.escape(name)} = |\[{re.escape(name)}\])", line)]
-        assert len(shown) == 1, name
-        assert re.search(r"\s# \w", shown[0]), f"{name} has no reason beside it"
+    table, reasons = "", []
+    for line in sample.read_text(encoding="utf-8").splitlines():
+        if match := re.match(r"\[([a-z-]+)\]", line):
+            table = match[1]
+        if match := re.match(r"(?:\[([a-z-]+)\]|([a-z-]+) = .*?)\s+# \w", line):
+            reasons.append(match[1] or (f"{table}.{match[2]}" if table else match[2]))
+    assert sorted(name for name in reasons if name in KEYS) == sorted(KEYS)  # each once
 
 
 def test_the_table_in_operations_lists_every_key() -> None:
