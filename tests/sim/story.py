@@ -137,11 +137,11 @@ class Story:
         self._say(f"the router of {lan} gets another address")
         self.mesh.router(lan).change_address()
 
-    def step_clock(self, number: int, seconds: int) -> None:
-        """A wall clock is set."""
+    def set_clock(self, number: int, skew: int) -> None:
+        """A wall clock is set, wrong by `skew` seconds. Two that differ by more than a day disagree on grants."""
         host, _ = self._pick(number)
-        self._say(f"the clock of {host.name} is set by {seconds} s")
-        host.clock.step_wall(seconds * SECOND)
+        self._say(f"the clock of {host.name} is wrong by {skew} s")
+        host.clock.step_wall(skew * SECOND - host.clock.skew)
 
     def spoil_line(self, number: int, loss: float) -> None:
         """What a host sends is lost in part, doubled and mixed up."""
@@ -309,7 +309,7 @@ def tell(
         (3, lambda: story.move(dice.randrange(size), dice.choice(NETWORKS))),
         (1, lambda: story.flush_nat(dice.choice(NETWORKS[1:]))),
         (1, lambda: story.renumber_router(dice.choice(NETWORKS[1:]))),
-        (1, lambda: story.step_clock(dice.randrange(size), dice.choice([-86_000, -3600, -1, 3600]))),
+        (1, lambda: story.set_clock(dice.randrange(size), dice.choice([-80_000, -3600, 0, 3600]))),
         (1, lambda: story.spoil_line(dice.randrange(size), dice.choice([0.0, 0.1, 0.3]))),
         (1, lambda: story.partition(dice.randrange(size))),
         (2, story.heal),

@@ -125,11 +125,11 @@ class HostClock:
     def __init__(self, world: World, name: str, skew: Nanos = 0) -> None:
         self._world = world
         self._uptime: Nanos = world.dice(f"{name}/clock").randrange(10_000, 200_000) * SECOND
-        self._skew = skew
+        self.skew = skew
 
     def now(self) -> Now:
         """Both clocks, read now."""
-        return Now(self._world.time + self._uptime, EPOCH + self._world.time + self._skew)
+        return Now(self._world.time + self._uptime, EPOCH + self._world.time + self.skew)
 
     def world_time(self, boot: Nanos) -> Nanos:
         """When it will be `boot` on this machine."""
@@ -141,4 +141,4 @@ class HostClock:
 
     def step_wall(self, by: Nanos) -> None:
         """Somebody, or NTP, sets the wall clock."""
-        self._skew += by
+        self.skew += by
