@@ -169,7 +169,7 @@ def test_the_sample_file_lists_every_key_with_its_default_and_a_reason() -> None
     for line in sample.read_text(encoding="utf-8").splitlines():
         if match := re.match(r"\[([a-z-]+)\]", line):
             table = match[1]
-        if match := re.match(r"(?:\[([a-z-]+)\]|([a-z-]+) = .*?)\s+# \w", line):
+        if match := re.match(r"(?:\[([a-z-]+)\]|([a-z-]+) = .*?)\s+# \S", line):
             reasons.append(match[1] or (f"{table}.{match[2]}" if table else match[2]))
     assert sorted(name for name in reasons if name in KEYS) == sorted(KEYS)  # each once
 
