@@ -234,15 +234,6 @@ class Settings:
     rate: int | None = _key(
         "rate", rate_limit, NO_LIMIT, 'limit for what goes to each peer, such as "20mbit"; "off": none'
     )
-    peer_rates: tuple[tuple[str, int | None], ...] = _key(
-        "peer-rates", rates_by_name, (), 'limits for single peers: NAME = "20mbit" or "off"'
-    )
-    uplink_rate: int | None = _key(
-        "uplink.rate",
-        rate_limit,
-        NO_LIMIT,
-        'limit for all datagrams together, about 0.95 of what the uplink carries; "off": none',
-    )
     queue: str = _key(
         "queue", queue_kind, "fq_codel", '"fq_codel"; "fifo" exists to measure what fq_codel is worth'
     )
@@ -253,11 +244,20 @@ class Settings:
         'what datagrams tell of inner flows: "flow" (tag and IPv6 label) or "none"',
     )
     dscp: str = _key("dscp", dscp_policy, "zero", 'outer DSCP: "zero" or "copy" (of the inner packet)')
+    log_level: str = _key("log-level", log_level, "info", "debug, info, warning or error")
+    uplink_rate: int | None = _key(
+        "uplink.rate",
+        rate_limit,
+        NO_LIMIT,
+        'limit for all datagrams together, about 0.95 of what the uplink carries; "off": none',
+    )
     tun_offload: bool = _key("offload.tun", switch, True, "superpackets and checksums from and to the kernel")
     udp_offload: bool = _key(
         "offload.udp", switch, True, "trains of datagrams in one call (UDP_SEGMENT, UDP_GRO)"
     )
-    log_level: str = _key("log-level", log_level, "info", "debug, info, warning or error")
+    peer_rates: tuple[tuple[str, int | None], ...] = _key(
+        "peer-rates", rates_by_name, (), 'limits for single peers: NAME = "20mbit" or "off"'
+    )
     peers: tuple[KnownPeer, ...] = _key(
         "peers", known_peers, (), "where to look for a member before it is heard of: NAME = [endpoints]"
     )
