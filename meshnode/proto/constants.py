@@ -78,6 +78,9 @@ RENEWAL_S = 90 * 24 * 3600
 MAX_CHAIN = 3
 """Grants between a member and a root."""
 
+MAX_CHAIN_BYTES = 960
+"""A whole chain: it travels in message 1 (1,200 bytes) and, with genesis, in one control message (1,200 bytes)."""
+
 MAX_MEMBERS = 4096
 MAX_STATEMENTS_PER_SIGNER = 8192
 MAX_STATEMENTS = 32768
@@ -112,6 +115,23 @@ UNPROVEN_FACTOR = 3
 CANDIDATES_PER_PEER = 16
 INITIATION_PATHS = 8
 """An initiation goes to at most so many candidates at once."""
+
+# --- Path MTU (RFC 8899) -------------------------------------------------------------------------------------
+
+BASE_MTU = 1280
+"""Assumed until something is confirmed: the IPv6 minimum (BASE_PLPMTU of section 5.1.2)."""
+
+LEAST_MTU = 512
+"""What every path is believed to carry (MIN_PLPMTU)."""
+
+MTU_PROBES = 3
+"""Misses of one size that count as a loss by size (MAX_PROBES)."""
+
+MTU_PROBE_TIMEOUT: Nanos = 1 * SECOND
+
+MTU_BUSY_INTERVAL: Nanos = 10 * SECOND
+MTU_IDLE_INTERVAL: Nanos = 60 * SECOND
+"""How often the size in use is confirmed under traffic and without (PMTU_RAISE_TIMER is 600 s there)."""
 
 # --- Gossip ----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import RENEWAL_S
+from meshnode.proto.constants import MAX_CHAIN, MAX_CHAIN_BYTES, MAX_MEMBERS, RENEWAL_S
 from meshnode.proto.invitations import Invitations, InvitationTerms, Refusal
 from meshnode.proto.membership import Member, Membership
 from meshnode.values import SECOND, Entropy, Nanos, PeerId, Prefix
@@ -28,6 +28,9 @@ from meshnode.wire.statement import (
 from meshnode.wire.token import Token
 
 MAX_NUMBERED_NAMES = 1000
+MAX_SERIAL = 2**32 - 1
+SUCCESSION_BYTES = 139
+"""A statement of that kind, which may come to stand at the end of every chain some day."""
 
 
 def found_network(
@@ -91,17 +94,28 @@ class Registrar:
             self._ciphers.identity_key(self._root_seed)
         )
 
+    def level(self) -> int | None:
+        """How far from the root we sign: 0 with its key, 1 to 3 as an admin, None without a right to sign."""
+        return 0 if self.holds_root() else self._membership.admin_level(self.identity)
+
     def may_grant(self) -> bool:
-        if self.holds_root():
-            return True
-        own = self._membership.members.get(peer_id(self.identity))
-        return own is not None and bool(own.roles & Role.ADMIN)
+        level = self.level()
+        return level is not None and level < MAX_CHAIN
 
     def _seed(self) -> bytes:
         """The strongest key we may sign with: the root's, else ours as an admin."""
-        if not self.may_grant():
+        if self.level() is None:
             raise Refusal("not-admin", "this node is no admin: ask one to invite (or to grant `--admin`)")
         return self._root_seed if self._root_seed is not None and self.holds_root() else self._identity_seed
+
+    def _granting_seed(self) -> bytes:
+        seed = self._seed()
+        if not self.may_grant():
+            raise Refusal(
+                "depth",
+                f"this admin is {MAX_CHAIN} steps from the founder, too far to let others in: ask a nearer one",
+            )
+        return seed
 
     # --- invitations -------------------------------------------------------------------------------------
 
@@ -109,9 +123,14 @@ class Registrar:
         self, terms: InvitationTerms, static: bytes, endpoints: tuple[str, ...], entropy: Entropy, wall: Nanos
     ) -> Token:
         """Open an invitation and return its token; the caller saves the state before showing it."""
-        self._seed()
+        seed = self._granting_seed()
         if terms.name is not None:
             self._check_name(terms.name)
+        # What could not be signed for the joiner later is refused now.
+        name = terms.name or "joiner"
+        self._sign_grant(
+            Grant(bytes(32), bytes(32), 0, 0, 0, Role(terms.roles), None, name, terms.prefixes), seed
+        )
         secret = entropy.token(16)
         invitation = self._invitations.add(secret, terms, wall)
         genesis = self._membership.genesis
@@ -161,10 +180,14 @@ class Registrar:
     ) -> bytes:
         """A signed grant with a free IPv4 address."""
         now = wall // SECOND
+        if len(self._membership.members) >= MAX_MEMBERS:
+            raise Refusal(
+                "full", f"the network has {MAX_MEMBERS} members, which is the most: revoke some first"
+            )
         body = Grant(
             subject=identity,
             static=static,
-            serial=self._membership.next_serial(identity),
+            serial=self._next_serial(identity),
             not_before=now,
             not_after=now + valid_seconds if valid_seconds else 0,
             roles=roles,
@@ -172,7 +195,27 @@ class Registrar:
             name=name,
             prefixes=prefixes,
         )
-        return self._membership.sign(body, self._seed())
+        return self._sign_grant(body, self._granting_seed())
+
+    def _sign_grant(self, body: Grant, seed: bytes) -> bytes:
+        """Sign it if the chain up to the root fits where it has to travel."""
+        raw = self._membership.sign(body, seed)
+        vouchers = self._membership.vouchers(self._ciphers.identity_key(seed))
+        if len(raw) + sum(map(len, vouchers)) > MAX_CHAIN_BYTES - SUCCESSION_BYTES:
+            raise Refusal(
+                "too-long",
+                f"the grant of {body.name} and those of its admins are too long together: "
+                "give fewer prefixes or shorter names, or let the founder invite",
+            )
+        return raw
+
+    def _next_serial(self, identity: bytes) -> int:
+        serial = self._membership.next_serial(identity)
+        if serial > MAX_SERIAL:
+            raise Refusal(
+                "serial", "this key can be granted nothing more: revoke it and let the node join anew"
+            )
+        return serial
 
     def _joiner_name(self, invitation: StoredInvitation, redeem: Redeem, taken: tuple[str, ...]) -> str:
         if invitation.name is not None:
@@ -229,20 +272,32 @@ class Registrar:
         admin = bool(member.roles & Role.ADMIN)
         if admin and not self.holds_root():
             raise Refusal("root", f"{member.label} is an admin: only the founder's node can revoke it")
-        seed = self._seed()
-        statements = []
-        if keep:
-            for grant in self._membership.signed_only_by(member.identity):
-                serial = self._membership.next_serial(grant.subject)
-                statements.append(self._membership.sign(replace(grant, serial=serial), seed))
+        seed = self._granting_seed() if keep else self._seed()
+        wanted = [*self._kept_grants(member, seed), *self._kept_revocations(member, seed)] if keep else []
         revocation = Revocation(subject=member.identity, at=wall // SECOND)
-        return [*statements, self._membership.sign(revocation, seed)]
+        return [*wanted, self._membership.sign(revocation, seed)]
+
+    def _kept_grants(self, member: Member, seed: bytes) -> list[bytes]:
+        grants = self._membership.signed_only_by(member.identity)
+        return [self._sign_grant(replace(g, serial=self._next_serial(g.subject)), seed) for g in grants]
+
+    def _kept_revocations(self, member: Member, seed: bytes) -> list[bytes]:
+        """An admin's revocations are void without it, too: nobody shall come back by that."""
+        return [self._membership.sign(r, seed) for r in self._membership.revoked_only_by(member.identity)]
 
     def due_for_renewal(self, member: Member, wall: Nanos) -> bool:
-        """Whether less than a third of the grant's life (at most RENEWAL_S) is left."""
-        if member.not_after == 0 or member.peer in self._membership.revoked:
-            return False
+        """Whether less than a third of the grant's life (at most RENEWAL_S) is left, and we may give another.
+
+        An admin's grant counts only from its own distance to the root or nearer: who is not nearer cannot renew it.
+        """
         life = min(member.not_after - member.not_before, RENEWAL_S)
+        if member.not_after == 0 or life <= 0 or not self.may_grant():
+            return False
+        above, level = self._membership.admin_level(member.identity), self.level()
+        if above is not None and level is not None and level >= above:
+            return False
+        if self._membership.next_serial(member.identity) > MAX_SERIAL:
+            return False
         return member.not_after - wall // SECOND < life // 3
 
     def renew(self, member: Member, wall: Nanos) -> bytes:
@@ -251,7 +306,7 @@ class Registrar:
         body = Grant(
             subject=member.identity,
             static=member.static,
-            serial=self._membership.next_serial(member.identity),
+            serial=self._next_serial(member.identity),
             not_before=member.not_before,
             not_after=wall // SECOND + life,
             roles=member.roles,
@@ -259,4 +314,4 @@ class Registrar:
             name=member.granted_name,
             prefixes=member.prefixes,
         )
-        return self._membership.sign(body, self._seed())
+        return self._sign_grant(body, self._granting_seed())
