@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from meshnode.crypto.primitives import keyed_hash
+from meshnode.crypto.primitives import SODIUM, keyed_hash
 from meshnode.proto.guard import mac1_key
 from meshnode.values import SECOND, Endpoint, Path, SendFrames
+from meshnode.wire.address import network_id
 from meshnode.wire.control import ControlMessage, pack_control
 from meshnode.wire.frames import FrameType, pack_frame
 from meshnode.wire.handshake import split_macs
+from meshnode.wire.state import parse_state_untrusted
+from meshnode.wire.statement import parse_statement_untrusted
 from tests.sim.attacker import Attacker
 from tests.sim.host import Host
 from tests.sim.link import UdpPacket
@@ -102,10 +105,18 @@ def recorded(field: Field, *plugs: Host) -> list[UdpPacket]:
 
 def with_right_macs(data: bytes, receiver: Host) -> bytes:
     """A handshake message with mac1 made anew, as anybody can who knows the receiver's public key; mac2 is zero."""
-    assert receiver.node is not None
+    secret, state = receiver.disk.read("static.key"), receiver.disk.read("state")
+    assert secret is not None
+    assert state is not None
+    genesis = parse_statement_untrusted(parse_state_untrusted(state).genesis)
     body, _, _ = split_macs(data)
-    key = mac1_key(receiver.node.membership.network_id, receiver.node.static)
+    key = mac1_key(network_id(genesis.signer), SODIUM.public_key(secret))
     return body + keyed_hash(key, body, 16) + bytes(16)
+
+
+def push(host: Host, data: bytes, source: Endpoint) -> None:
+    """Hand `data` to a host at once, as if the network had brought it from `source`."""
+    host.plug.receive(UdpPacket(source, at(host), data, origin="mallory", forged=True))
 
 
 def with_flipped_bit(data: bytes, bit: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from meshnode.crypto.primitives import SODIUM
 from meshnode.proto.constants import COOKIE_SECRET_TIME, LOAD_HANDSHAKES_PER_SECOND
 from meshnode.proto.guard import CookieJar, Guard, Verdict
-from meshnode.values import SECOND, Endpoint, Path, PathKind, PeerId
+from meshnode.values import SECOND, BadPacket, Endpoint, Path, PathKind, PeerId
 from meshnode.wire.handshake import Initiation, parse_cookie_untrusted
 from tests.sim.entropy import SeededEntropy
 
@@ -83,12 +83,29 @@ def from_elsewhere() -> bool:
     return any(load.admits(load.proven, other) for other in others)
 
 
+def forged_replies() -> bool:
+    """Whether an initiator takes a cookie reply of which a bit behind the index was flipped."""
+    load = UnderLoad()
+    message = load.jar.seal_macs(INITIATION, HOME, load.now)
+    reply = load.guard.cookie_reply(message, 7, HOME, load.now)
+    for bit in range(8 * 8, len(reply) * 8):
+        try:
+            load.jar.open_reply_untrusted(
+                parse_cookie_untrusted(with_flipped_bit(reply, bit)), HOME, load.now
+            )
+        except BadPacket:
+            continue
+        return True
+    load.jar.open_reply_untrusted(parse_cookie_untrusted(reply), HOME, load.now)
+    return False
+
+
 def too_old() -> bool:
     load = UnderLoad()
     return load.admits(load.proven, after=COOKIE_SECRET_TIME)
 
 
-ATTACKS = [forged_bits, no_cookie_at_all, from_elsewhere, too_old]
+ATTACKS = [forged_replies, forged_bits, no_cookie_at_all, from_elsewhere, too_old]
 
 
 def test_an_honest_cookie_is_taken_until_its_end() -> None:
