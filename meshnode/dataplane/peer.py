@@ -52,6 +52,7 @@ class Peer:
     """One peer. Changed by `Plane.apply` and by the two directions of the mill, each in its own fields."""
 
     __slots__ = (
+        "admitted",
         "bucket",
         "check",
         "control",
@@ -91,6 +92,7 @@ class Peer:
     ) -> None:
         self.id = id
         self.check = check
+        self.admitted = False  # a member, not merely somebody with a session
         self.sessions: dict[int, Session] = {}
         self.session: Session | None = None  # the one that seals
         self.path: Path | None = None

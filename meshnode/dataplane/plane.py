@@ -98,7 +98,6 @@ class Plane:
         """Our own addresses (packed) and granted prefixes, from now on."""
         own = (*addresses, link_local) if link_local else addresses
         self.next_hops.set_owner(OURSELVES, own, prefixes)
-        self._refusals.set_local(own)
         self._forget_good_sources()
 
     def set_offload(self, offload: Offload) -> None:
@@ -114,6 +113,7 @@ class Plane:
             self._remove(command.peer)
         elif isinstance(command, InstallSession):
             peer = self._peer(command.peer, now)
+            self._retire(peer, command.keys.local_index)
             session = Session(peer, command.keys, self._aead)
             self._sessions[session.local_index] = peer.sessions[session.local_index] = session
         elif command.peer in self._peers:
@@ -124,6 +124,9 @@ class Plane:
             peer.session = peer.sessions.get(command.local_index, peer.session)
         elif isinstance(command, RetireSession):
             self._retire(peer, command.local_index)
+            if not peer.admitted and not peer.sessions:
+                self._remove(peer.id)  # a joiner that did not become a member: nobody will ask to remove it
+                return
         elif isinstance(command, UsePath):
             if command.path is not None and command.path != peer.path:
                 peer.tags.rekey(self._entropy.token(KEY_SIZE))
@@ -154,6 +157,7 @@ class Plane:
 
     def _admit(self, command: AdmitPeer, now: Now) -> None:
         peer = self._peer(command.peer, now)
+        peer.admitted = True
         peer.check = SourceCheck(peer.id, command.link_local, command.router, self.next_hops)
         self.next_hops.set_owner(peer.id, (*command.addresses, command.link_local), command.prefixes)
         self._forget_good_sources()

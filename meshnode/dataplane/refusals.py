@@ -15,26 +15,19 @@ INTERVAL: Nanos = 10 * MILLISECOND
 
 
 class Refusals:
-    """Writes ICMP messages to the TUN, from our own addresses."""
+    """Writes ICMP messages to the TUN."""
 
-    __slots__ = ("_counters", "_ipv4", "_ipv6", "_settled", "_tokens", "_writer")
+    __slots__ = ("_counters", "_settled", "_tokens", "_writer")
 
     def __init__(self, writer: TunWriter, counters: Counter[str], now: Nanos) -> None:
         self._writer = writer
         self._counters = counters
-        self._ipv4 = self._ipv6 = b""
         self._tokens = BURST
         self._settled = now
 
-    def set_local(self, addresses: tuple[bytes, ...]) -> None:
-        """Our own addresses, packed; the first of each family speaks."""
-        self._ipv4 = next((address for address in addresses if len(address) == 4), b"")
-        self._ipv6 = next((address for address in addresses if len(address) == 16), b"")
-
     def too_big(self, packet: Packet, mtu: int, now: Nanos) -> None:
         """Tell the sender of `packet` to use at most `mtu` bytes, if it may be told and the rate allows it."""
-        ours = self._ipv4 if packet[0] >> 4 == 4 else self._ipv6
-        answer = icmp.too_big(packet, mtu, ours) if ours else None
+        answer = icmp.too_big(packet, mtu)
         if answer is None:
             return
         earned = (now - self._settled) // INTERVAL

@@ -5,11 +5,17 @@ import dataclasses
 import pytest
 
 from meshnode.dataplane.api import DataPlane
+from meshnode.dataplane.config import COPY_DSCP, ZERO_DSCP, PlaneConfig
 from meshnode.values import (
     SECOND,
     Capability,
     Datagram,
+    Endpoint,
+    InstallSession,
+    LimitRate,
     Opened,
+    Path,
+    PathKind,
     ProvePaths,
     RemovePeer,
     RetireSession,
@@ -17,6 +23,7 @@ from meshnode.values import (
     TrafficNote,
     Unsendable,
     UsePath,
+    UseSession,
 )
 from meshnode.wire.frames import FrameType, Probe, ProbeMode, pack_frame
 from meshnode.wire.header import CONTROL_TAG, SPARSE_TAG, parse_data_header_untrusted
@@ -394,7 +401,7 @@ def test_a_packet_that_does_not_fit_is_refused_by_icmp() -> None:
     assert int.from_bytes(answer[26:28], "big") == 1280 - 28 - 36 - 8
     assert answer[28 : 28 + 100] == big[:100]
     assert checksums_right(answer)
-    assert (answer[12:16], answer[16:20]) == (A4, A4)
+    assert (answer[12:16], answer[16:20]) == (B4, A4)
     big6 = inner.udp(A6, B6, (1, 2), b"x" * 1300)
     a.push(big6)
     (answer,) = a.packets()
@@ -494,3 +501,90 @@ def test_the_key_limit_stops_the_seal() -> None:
 def test_keys_are_not_shown() -> None:
     session = keys(1, 2, True)
     assert "01" * 4 not in repr(dataclasses.replace(session)).replace("\\x", "")
+
+
+def test_a_joiner_that_stays_a_stranger_leaves_nothing_behind() -> None:
+    a, _ = pair()
+    stranger = peer_id(7)
+    a.connect(7, keys(77, 78, True))
+    assert a.plane.status(stranger) is not None
+    a.plane.apply(RetireSession(stranger, 77), a.now)
+    assert a.plane.status(stranger) is None
+    a.plane.apply(RetireSession(peer_id(2), 11), a.now)
+    assert a.plane.status(peer_id(2)) is not None
+
+
+def test_commands_that_came_too_late_change_nothing() -> None:
+    a, b = pair()
+    nobody = peer_id(99)
+    for command in (
+        RemovePeer(nobody),
+        RetireSession(nobody, 1),
+        RetireSession(b.id, 999),
+        UseSession(b.id, 999),
+        UsePath(nobody, None),
+        LimitRate(nobody, 5),
+    ):
+        a.plane.apply(command, a.now)
+    a.push(udp())
+    assert len(a.batches()) == 1
+
+
+def test_an_index_that_is_used_again_belongs_to_the_new_session() -> None:
+    a, b = pair()
+    a.push(udp())
+    old = a.batches()
+    b.plane.apply(InstallSession(a.id, keys(22, 33, True)), b.now)  # other keys
+    b.receive(old, 1)
+    assert b.packets() == []
+    assert b.plane.counters["in bad tag"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "overhead"),
+    [
+        (udp_path(2), 28),
+        (udp_path(200), 48),
+        (Path(PathKind.TCP, Endpoint("192.0.2.2", 443)), 74),
+        (Path(PathKind.RELAY, via=peer_id(3)), 48 + 36 + 40),
+    ],
+)
+def test_datagrams_fit_their_path(path: Path, overhead: int) -> None:
+    a, _ = pair()
+    a.plane.apply(UsePath(peer_id(2), path, 1280), a.now)
+    a.push(*(udp(b"x" * 40, port=port) for port in range(100)), udp(b"x" * (1280 - overhead - 36 - 4 - 28)))
+    datagrams = [data for batch in a.batches() for data in batch.datagrams()]
+    assert max(map(len, datagrams)) == 1280 - overhead
+
+
+def test_held_packets_of_a_peer_that_never_comes_are_replaced() -> None:
+    a, _ = pair()
+    a.plane.apply(UsePath(peer_id(2), None), a.now)
+    a.push(*(udp(b"old") for _ in range(128)))
+    a.advance(6 * SECOND)
+    a.push(udp(b"new"))
+    a.plane.apply(UsePath(peer_id(2), udp_path(2)), a.now)
+    (batch,) = a.batches()
+    assert len(batch.data) < 100
+    assert a.plane.counters["out queue cleared"] == 128
+
+
+def test_a_sealed_path_without_room_for_fragments_drops() -> None:
+    a, b = pair(capabilities=ALL & ~Capability.FRAGMENT, mtu=576)
+    a.push(inner.udp(A6, B6, (1, 2), b"x" * 1200))
+    assert a.batches() == []
+    assert a.plane.counters["out unfragmentable"] == 1
+    assert b.packets() == []
+
+
+def test_nonsense_settings_are_refused() -> None:
+    for nonsense in ({"queue": "lifo"}, {"entropy": "much"}, {"dscp": b"\x40" * 64}, {"dscp": b""}):
+        with pytest.raises(ValueError, match=next(iter(nonsense))):
+            dataclasses.replace(PlaneConfig(), **nonsense)
+
+
+@pytest.mark.parametrize(("table", "outer"), [(ZERO_DSCP, 2), (COPY_DSCP, 0xBA)])
+def test_the_outer_dscp_follows_its_policy(table: bytes, outer: int) -> None:
+    a, _ = pair(PlaneConfig((A4,), link_local(1), dscp=table))
+    a.push(udp(tos=0xBA))
+    assert [batch.dscp_ecn for batch in a.batches()] == [outer]

@@ -20,6 +20,7 @@ from meshnode.values import (
     Path,
     PeerId,
     ProvePaths,
+    RemovePeer,
     SendFrames,
 )
 from meshnode.wire.frames import FrameType, pack_frame
@@ -65,10 +66,11 @@ def sealed_bytes(batches: list[Batch]) -> Counter[PeerId]:
 def test_peers_get_the_same_time_whatever_their_packets_are() -> None:
     mill = hub(3)
     sealed: Counter[PeerId] = Counter()
+    small = [to(4, 20) for _ in range(700)]
     train = superpacket(tcp(40_000)._replace(destination=address(2)), 1300)
-    for _ in range(60):
+    for _ in range(25):
         mill.plane.push_packets([train], mill.now)
-        mill.push(*(to(3) for _ in range(40)), *(to(4, 20) for _ in range(700)))
+        mill.push(*(to(3) for _ in range(40)), *small)
         mill.plane.work(mill.now, TURN // 4)
         for batch in mill.plane.take_datagrams():
             sealed[batch.peer] += len(batch.data) + 3000 * batch.datagram_count
@@ -81,7 +83,7 @@ def test_a_flood_to_one_peer_does_not_delay_another() -> None:
     mill = hub(2)
     waited: list[Nanos] = []
     flood = [to(2, 1000, port) for port in range(1000, 1400)]
-    for turn in range(100):
+    for turn in range(60):
         mill.push(*flood)
         if turn % 10 == 0:
             mill.push(to(3, 40))
@@ -90,9 +92,11 @@ def test_a_flood_to_one_peer_does_not_delay_another() -> None:
         if any(batch.peer == peer_id(3) for batch in mill.plane.take_datagrams()):
             waited.append(mill.now.boot - asked)
         mill.advance(TURN)
-    assert len(waited) == 10
+    assert len(waited) == 6
     assert max(waited) <= 1 * TURN
-    assert mill.plane.counters["out queue codel"] + mill.plane.counters["out queue overlimit"] > 0
+    flooded = mill.plane.status(peer_id(2))
+    assert flooded is not None
+    assert flooded.queue.backlog_packets > 1000
 
 
 def test_sealing_and_opening_share_the_time() -> None:
@@ -449,3 +453,20 @@ def test_unproven_sources_do_not_share_a_flow() -> None:
     b.receive(batches, 1)
     b.plane.work(b.now, 30_000)
     assert len(b.plane.take_packets()) == 1
+
+
+def test_a_peer_without_work_leaves_the_line_of_the_uplink() -> None:
+    mill = hub(2, dataclasses.replace(config(1), uplink_rate=1_000_000))
+    mill.push(to(2), to(2), to(3), to(3))
+    mill.plane.apply(RemovePeer(peer_id(2)), mill.now)
+    mill.plane.apply(LimitRate(peer_id(3), 2_000_000), mill.now)
+    mill.plane.apply(LimitRate(peer_id(3), 900_000), mill.now)
+    mill.plane.send_frames(SendFrames(peer_id(3), bytes(4)), mill.now)
+    sent = [batch for _, batch in drain(mill, SECOND)]
+    assert sum(batch.datagram_count for batch in sent) == 3
+    mill.push(to(3))
+    mill.plane.hold_back(True)
+    assert drain(mill, SECOND) == []
+    mill.plane.apply(RemovePeer(peer_id(3)), mill.now)
+    mill.plane.hold_back(False)
+    assert drain(mill, SECOND) == []

@@ -357,7 +357,7 @@ def open_batch(mill: Mill, batch: Batch, merged: bool) -> list[bytes]:
 
 
 @given(streams(), st.randoms(use_true_random=False), st.booleans(), st.sampled_from(OFFLOADS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_train_path_and_plain_path_deliver_the_same(
     stream: list[TunPacket], dice: Random, merged: bool, offload: Offload
 ) -> None:
@@ -416,3 +416,52 @@ def test_nothing_follows_the_last_segment(merged: bool) -> None:
     (b.receive_merged if merged else b.receive)(a.batches(), 1)
     assert [packet[40:] for packet in kernel_packets(b.tun())] == [b"x" * 1000, b"y" * 1000]
     assert b.plane.counters == {"in segment size": 3}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packets_of_either_family_are_joined(version: int) -> None:
+    a, b = pair(config(1), config(2))
+    packets = [superpacket(tcp(100, n, version, seq=100 * n, ident=n), 1000) for n in range(5)]
+    b.receive(send(a, *packets), 1)
+    b.run()
+    b.plane.set_offload(Offload(headers=version == 6))  # the kernel has just refused a superpacket
+    written = b.tun()
+    assert len(written) == 5
+    assert kernel_packets(written) == kernel_packets(packets)
+
+
+def test_a_train_stops_where_the_key_does() -> None:
+    a, b = pair(config(1), config(2))
+    session = a.plane._peers[b.id].session
+    assert session is not None
+    session.counter = session.reject_after - 5
+    assert send(a, superpacket(tcp(10_000), 1000)) == []
+    assert a.plane.counters == {"out key exhausted": 10}
+
+
+def test_a_udp_checksum_of_zero_is_sent_as_all_ones() -> None:
+    """The sum of a packet that happens to be zero must not read as "no checksum" (RFC 768)."""
+    base = Udp(address(1), address(2), b"\0\0" + b"x" * 998 + b"\0\0" + b"y" * 998)
+    first = Udp(address(1), address(2), b"\0\0" + b"x" * 998).build()
+    filler = int.from_bytes(first[26:28], "big").to_bytes(2, "big")
+    one = base._replace(payload=filler + base.payload[2:])
+    for offload in (Offload(), FULL):
+        a, b = pair(config(1), config(2, offload))
+        b.receive(send(a, superpacket(one, 1000)), 1)
+        packets = kernel_packets(b.tun())
+        assert packets[0][26:28] == b"\xff\xff"
+        assert all(checksums_right(packet) for packet in packets)
+
+
+def test_a_packet_that_cannot_have_a_partial_checksum_is_dropped() -> None:
+    a, b = pair(config(1), config(2))
+    for packet in (
+        inner.echo_request(address(1), address(2), 1, 1, b"x"),
+        inner.ip_packet(address(1), address(2), 6, b"short"),
+        inner.ip_packet(address(1, 6), address(2, 6), 17, b"short"),
+        b"\x45\x00\x00\x28\x00\x00\x20\x00" + tcp(0).build()[8:],
+    ):
+        a.plane.send_frames(SendFrames(b.id, pack_frame(FrameType.PACKET, packet, 1)), a.now)
+    b.receive(a.batches(), 1)
+    assert b.tun() == []
+    assert b.plane.counters == {"in partial checksum": 4}
