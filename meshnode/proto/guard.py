@@ -120,24 +120,32 @@ class CookieJar:
         self._mac1_key = mac1_key(network_id, static)
         self._cookie_key = cookie_key(network_id, static)
         self._cookies: OrderedDict[Path, tuple[bytes, Nanos]] = OrderedDict()
-        self._last_mac1: bytes | None = None
+        self._last_mac1 = b""
+        self._asked: dict[Path, None] = {}
+
+    def seal_response(self, body: bytes) -> bytes:
+        """The response `body` with mac1. Nobody asks for a cookie in return for one."""
+        return body + keyed_hash(self._mac1_key, body, MAC_SIZE) + NO_MAC
 
     def seal_macs(self, body: bytes, path: Path, now: Nanos) -> bytes:
-        """`body` with mac1, and mac2 where `path` has given us a cookie."""
+        """The initiation `body` with mac1, and mac2 where `path` has given us a cookie."""
         mac1 = keyed_hash(self._mac1_key, body, MAC_SIZE)
-        self._last_mac1 = mac1
+        if mac1 != self._last_mac1:
+            self._last_mac1, self._asked = mac1, {}
+        self._asked[path] = None
         cookie = self._cookies.get(path)
         if cookie is None or now - cookie[1] >= COOKIE_LIFE_TIME:
             return body + mac1 + NO_MAC
         return body + mac1 + keyed_hash(cookie[0], body + mac1, MAC_SIZE)
 
     def open_reply_untrusted(self, reply: CookieReply, path: Path, now: Nanos) -> None:
-        """Keep the cookie in `reply`, which must answer the last message made here. One reply a message counts."""
-        if self._last_mac1 is None:
+        """Keep the cookie in `reply`, which must answer the last initiation made here, once for each of its paths."""
+        if path not in self._asked:
             raise BadPacket("cookie unasked")
         cookie = self._ciphers.xopen_untrusted(
             self._cookie_key, reply.nonce, self._last_mac1, reply.sealed_cookie
         )
+        del self._asked[path]
         self._cookies[path] = (cookie, now)
         while len(self._cookies) > 8:
             self._cookies.popitem(last=False)

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from meshnode.crypto.primitives import short_hash
-from meshnode.proto.constants import JOINER_TIME, JOINERS_AT_ONCE
+from meshnode.proto.constants import JOINER_TIME, JOINERS_AT_ONCE, MAX_CHAIN_BYTES
 from meshnode.proto.context import Context
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.handshake import ResponderExchange, choose_suite
 from meshnode.proto.invitations import Invitations, Refusal
-from meshnode.proto.membership import Membership
+from meshnode.proto.membership import Membership, fitting
 from meshnode.proto.registrar import Registrar
 from meshnode.values import (
     BadPacket,
@@ -56,7 +56,7 @@ class Guest:
     local_index: int
     handshake_hash: bytes
     path: Path
-    waiting: int | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +131,17 @@ class Guests:
         jar = CookieJar(self._context.ciphers, self._context.network_id, exchange.remote_static)
         self._context.tell(InstallSession(guest_id, completed.keys))
         self._context.timers.set(self.OWNER, guest_id.hex(), now.boot + JOINER_TIME)
-        self._context.transmit(path, jar.seal_macs(body, path, now.boot))
+        self._context.transmit(path, jar.seal_response(body))
 
     # --- redemption -----------------------------------------------------------------------------------------------
 
     def redeem_untrusted(self, opened: Opened, redeem: Redeem, now: Now) -> None:
         """A joiner shows its secret: promise a grant, or say why not."""
         guest = self._guests[opened.peer]
-        guest.path = opened.path
+        if opened.local_index != guest.local_index:
+            raise BadPacket("redeem in a former session")
         self._context.tell(UseSession(guest.id, guest.local_index))
-        if guest.waiting is not None:
+        if self._is_promised(redeem.identity):
             return
         proof = redeem_proof(self._context.network_id, guest.static, guest.handshake_hash)
         if not self._context.ciphers.verify(redeem.identity, redeem.signature, proof):
@@ -162,8 +163,6 @@ class Guests:
         if promise is None:
             return
         guest = self._guests.get(promise.guest)
-        if guest is not None:
-            guest.waiting = None
         if error is not None:
             self._invitations.release(promise.invitation, promise.identity)
             self._context.notice("error", f"a joiner could not be let in: {error}")
@@ -183,6 +182,10 @@ class Guests:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _is_promised(self, identity: bytes) -> bool:
+        """Whether the disk is about to answer for this joiner, whatever session it asks in by now."""
+        return any(p.identity == identity for p in self._promises.values())
+
     def _promise(self, guest: Guest, redeem: Redeem, now: Now) -> None:
         invitation = self._invitations.find(guest.invitation)
         assert invitation is not None
@@ -195,15 +198,14 @@ class Guests:
             raise
         ticket = self._save()
         self._promises[ticket] = Promise(guest.id, guest.invitation, redeem.identity, grant, guest.path)
-        guest.waiting = ticket
 
     def _answer(self, guest: Guest, identity: bytes) -> None:
         """Our own chain first, so that the joiner can recognise us, then its genesis and chain."""
         if peer_id(identity) not in self._membership.members:
             self._refuse(guest, Refusal("revoked", "this node was revoked: remove its state and join anew"))
             return
-        ours = self._membership.chain(self._registrar.identity)
-        theirs = self._membership.chain(identity)
+        ours = fitting(self._membership.chain(self._registrar.identity), MAX_CHAIN_BYTES)
+        theirs = fitting(self._membership.chain(identity), MAX_CHAIN_BYTES)
         send = self._context.send_control
         send(guest.id, Statements(tuple(reversed(ours))), guest.path, guest.local_index)
         answer = EnrolledAnswer((self._membership.genesis_statement, *reversed(theirs)))
@@ -211,7 +213,9 @@ class Guests:
 
     def _refuse(self, guest: Guest, refusal: Refusal) -> None:
         self._context.count(f"join refused {refusal.code}")
-        self._context.notice("warning", f"a joiner at {guest.path} was refused: {refusal.text}")
+        if not guest.refused:  # it asks again every second
+            self._context.notice("warning", f"a joiner at {guest.path} was refused: {refusal.text}")
+        guest.refused = True
         self._context.send_control(
             guest.id, Refused(refusal.code, refusal.text), guest.path, guest.local_index
         )

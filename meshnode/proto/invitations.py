@@ -107,9 +107,10 @@ class Invitations:
 
     def commit(self, invitation: bytes, identity: bytes) -> None:
         """The disk holds the redemption."""
-        static = self._reserved[invitation].pop(identity)
-        held = self._stored[invitation]
-        self._stored[invitation] = replace(held, redeemed=(*held.redeemed, (identity, static)))
+        static = self._reserved.get(invitation, {}).pop(identity, None)
+        held = self._stored.get(invitation)
+        if held is not None and static is not None:  # it may have expired while the disk was writing
+            self._stored[invitation] = replace(held, redeemed=(*held.redeemed, (identity, static)))
 
     def release(self, invitation: bytes, identity: bytes) -> None:
         """The disk refused: the use is free again."""

@@ -16,7 +16,7 @@ from meshnode.proto.constants import (
     REDEEMS_PER_SESSION,
     REKEY_TIMEOUT,
 )
-from meshnode.proto.context import Context, NodeConfig
+from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.guests import provisional_id, redeem_proof
 from meshnode.proto.handshake import Completed, InitiatorExchange
@@ -81,6 +81,7 @@ class Joiner:
         self._explicit = explicit
         self._jar = CookieJar(ciphers, token.network_id, token.static)
         self._inviter = provisional_id(token.static)
+        self._timestamps = TimestampClock(0)
         self._exchange: InitiatorExchange | None = None
         self._session: tuple[Completed, Path] | None = None
         self._tries = 0
@@ -101,7 +102,8 @@ class Joiner:
                 self._read_response_untrusted(data, path, now)
             elif kind is MessageType.COOKIE:
                 self._jar.open_reply_untrusted(parse_cookie_untrusted(data), path, now.boot)
-                self._context.timers.set("joiner", "initiate", now.boot)
+                if self._session is None and not self._done:
+                    self._context.timers.set("joiner", "initiate", now.boot)
         except BadPacket as error:
             self._context.count(f"drop {error.reason}")
 
@@ -158,7 +160,7 @@ class Joiner:
         psk = invitation_psk(self._token.secret)
         self._exchange = InitiatorExchange(context.secrets, self._token.static, context.new_index(self), psk)
         payload = InitiationPayload(
-            timestamp=now.wall,
+            timestamp=self._timestamps.next(now),
             psk_epoch=0,
             capabilities=context.config.capabilities,
             suites=context.config.suites,
