@@ -382,6 +382,15 @@ class LinkChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class TooBig:
+    """The kernel refused a datagram for `peer` on `path` (EMSGSIZE); `size` is that of its outer IP packet."""
+
+    peer: PeerId
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class Hint:
     """`peer` may be reachable at `endpoint` (configuration, mDNS). Nothing is believed before an echo."""
 
@@ -394,4 +403,4 @@ class Goodbye:
     """The node stops: tell every peer, then expect no further calls."""
 
 
-Command = StateSaved | LocalEndpoints | LinkChanged | Hint | Goodbye
+Command = StateSaved | LocalEndpoints | LinkChanged | TooBig | Hint | Goodbye

@@ -7,6 +7,7 @@ A Trio call per packet would cost more than the packet (docs/decisions/0003-mill
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
@@ -24,6 +25,7 @@ from meshnode.edge import clock
 from meshnode.edge.errors import EdgeError
 from meshnode.edge.tun import OffloadRefused, Tun
 from meshnode.edge.udp import UdpSocket
+from meshnode.proto.path_quality import IPV4_UDP, IPV6_UDP
 from meshnode.values import (
     MILLISECOND,
     SECOND,
@@ -45,6 +47,7 @@ from meshnode.values import (
     RemovePeer,
     RetireSession,
     SendFrames,
+    TooBig,
     TrafficNote,
     Transmit,
     Unsendable,
@@ -266,7 +269,10 @@ class Mill:
                 self.counters["no socket"] += 1
                 continue
             waiting = self._unsent[out]
-            done = 0 if waiting else out.send(batch).done
+            done, error = (0, None) if waiting else out.send(batch)
+            if error == errno.EMSGSIZE:
+                outer = batch.segment_size + (IPV6_UDP if out.family == socket.AF_INET6 else IPV4_UDP)
+                self._commands.append(TooBig(batch.peer, batch.path, outer))
             if done < batch.datagram_count:
                 self._keep(out, waiting, batch, done)
             self._sent_bytes += len(batch.data)

@@ -35,7 +35,7 @@ from meshnode.edge.saver import Saver
 from meshnode.edge.status import node_status
 from meshnode.edge.store import Secret, Store
 from meshnode.edge.tun import LONGEST_NAME, Tun
-from meshnode.edge.udp import UdpSocket
+from meshnode.edge.udp import UdpSocket, open_sockets
 from meshnode.edge.underlay import MARK, Underlay
 from meshnode.proto.context import NodeConfig
 from meshnode.proto.joiner import Joiner
@@ -63,6 +63,9 @@ from meshnode.values import (
 from meshnode.wire.address import address_text
 from meshnode.wire.state import pack_state, parse_state_untrusted
 from meshnode.wire.token import Token
+
+SETTLING_SECONDS = 0.1
+"""A change of the network is followed when the kernel has said no more for this long."""
 
 MEASURING_SECONDS = 0.005
 """What each cipher suite gets to show its speed."""
@@ -192,6 +195,7 @@ class _Machine:
         self._started = clock.boot()
         self._stopping = trio.Event()
         self._reannounce = trio.Event()
+        self._endpoints: tuple[Endpoint, ...] = ()
 
     async def run(self) -> None:
         self._ask_for_precedence()
@@ -228,9 +232,9 @@ class _Machine:
         stack.callback(self._interface.close)
         for warning in self._interface.configure(settings.mtu, own.addresses, own.link_local):
             self._log("warning", warning)
-        underlay = Underlay(index)
-        stack.callback(underlay.close)
-        underlay.protect()
+        self._underlay = Underlay(index)
+        stack.callback(self._underlay.close)
+        self._underlay.protect()
         self._monitor = NetworkMonitor(frozenset({index}))
         stack.callback(self._monitor.close)
         self._listener = control.listen(self._options.runtime_dir, self._options.net)
@@ -302,10 +306,15 @@ class _Machine:
         while True:
             await trio.lowlevel.wait_readable(self._monitor.fileno())
             change = self._monitor.drain()
-            if change & (Change.LINK | Change.ADDRESS | Change.ROUTE):
+            if not change & ~Change.OURS:
+                continue
+            with trio.move_on_after(SETTLING_SECONDS):  # changes come in bursts
+                while True:
+                    await trio.lowlevel.wait_readable(self._monitor.fileno())
+                    change |= self._monitor.drain()
+            await trio.to_thread.run_sync(self._underlay.synchronize)
+            if await self._announce() or change & Change.LINK:
                 self._mill.command(LinkChanged())
-                await trio.sleep(0.1)  # changes come in bursts
-                await self._announce()
 
     async def _follow_reloads(self) -> None:
         while True:
@@ -313,12 +322,16 @@ class _Machine:
             self._reannounce = trio.Event()
             await self._announce()
 
-    async def _announce(self) -> None:
+    async def _announce(self) -> bool:
+        """Tell the node its endpoints; whether they have changed (repeated router advertisements do not)."""
         port = self._sockets[0].port
         advertised = await _resolve(self._settings.advertise)
         local = await trio.to_thread.run_sync(netlink.local_endpoints, port)
-        self._mill.command(LocalEndpoints((*advertised, *local)))
+        endpoints = (*advertised, *local)
+        changed, self._endpoints = endpoints != self._endpoints, endpoints
+        self._mill.command(LocalEndpoints(endpoints))
         await self._hint()
+        return changed
 
     async def _hint(self) -> None:
         for known in self._settings.peers:
@@ -351,10 +364,12 @@ class _Machine:
 
     def _apply_rates(self) -> None:
         """Tell the data plane the limits of the settings: the common one, and those of single peers."""
-        single = dict(self._settings.peer_rates)
         for peer in self._node.peers.values():
-            limit = single.get(peer.member.label, self._settings.rate)
-            self._plane.apply(LimitRate(peer.id, limit), clock.now())
+            self._plane.apply(LimitRate(peer.id, self._rate_of(peer.member.label)), clock.now())
+
+    def _rate_of(self, name: str) -> int | None:
+        """The limit for what goes to the peer of that name."""
+        return dict(self._settings.peer_rates).get(name, self._settings.rate)
 
     def _follow_membership(self) -> None:
         self._apply_rates()
@@ -400,6 +415,7 @@ class _Machine:
             self._sockets[0].port,
             offloads,
             counters,
+            self._rate_of,
             self._started,
             clock.boot(),
         )
@@ -412,7 +428,8 @@ def _load_node(store: Store, settings: Settings) -> Node:
     if identity is None or static is None or data is None:
         raise EdgeError("the stored state is not complete: `meshnode leave` and join anew")
     chosen = settings.suites or measured_suites()
-    config = NodeConfig(identity, static, store.read_secret(Secret.ROOT), suites=chosen)
+    root = store.read_secret(Secret.ROOT)
+    config = NodeConfig(identity, static, root, suites=chosen, tun_mtu=settings.mtu)
     try:
         return Node(config, parse_state_untrusted(data), SODIUM, SystemEntropy(), clock.now())
     except BadPacket as error:
@@ -425,12 +442,12 @@ def _load_node(store: Store, settings: Settings) -> Node:
 
 @contextmanager
 def _sockets(port: int, offload: bool = True) -> Iterator[list[UdpSocket]]:
-    """One UDP socket per family on one port; IPv4 alone where the machine has no IPv6."""
-    opened: list[UdpSocket] = []
+    """One UDP socket per family on one port, closed at the end."""
+    opened = open_sockets(port, MARK)
     try:
-        opened.append(UdpSocket(socket.AF_INET, port, mark=MARK, offload=offload))
-        if _has_ipv6():
-            opened.append(UdpSocket(socket.AF_INET6, opened[0].port, mark=MARK, offload=offload))
+        if not offload:
+            for udp in opened:
+                udp.set_offload(False)
         yield opened
     finally:
         for udp in opened:
@@ -447,14 +464,6 @@ def _plane_offload(tun: Tun) -> Offload:
     """What the kernel granted, in the data plane's words."""
     granted = tun.offloads
     return Offload(granted["tun_checksum"], granted["tun_tso4"] and granted["tun_tso6"], granted["tun_uso4"])
-
-
-def _has_ipv6() -> bool:
-    try:
-        socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
-    except OSError:
-        return False
-    return True
 
 
 def _host_ports(texts: Iterable[str]) -> list[HostPort]:

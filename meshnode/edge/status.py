@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from meshnode import __version__
@@ -24,6 +24,7 @@ def node_status(
     udp_port: int,
     offloads: Mapping[str, bool],
     counters: Mapping[str, int],
+    rates: Callable[[str], int | None],
     started: Nanos,
     now: Nanos,
 ) -> Json:
@@ -55,7 +56,7 @@ def node_status(
     }
 
 
-def peer_status(node: Node, peer: Peer, plane: PeerStatus | None, now: Nanos) -> Json:
+def peer_status(node: Node, peer: Peer, plane: PeerStatus | None, rate: int | None, now: Nanos) -> Json:
     """One member other than ourselves."""
     member = peer.member
     session = peer.sessions.sealing()
@@ -74,6 +75,7 @@ def peer_status(node: Node, peer: Peer, plane: PeerStatus | None, now: Nanos) ->
             "suite": session.keys.suite.name.lower().replace("_", "-"),
             "age_s": (now - session.born) // SECOND,
         },
+        "rate": {"mode": "off" if rate is None else "static", "bps": rate, "yielding": False, "why": ""},
         "queue": None if plane is None else _queue(plane.queue),
         "queue_in": None if plane is None else _queue(plane.queue_in),
         "tx": None if plane is None else {"packets": plane.sent_packets, "bytes": plane.sent_bytes},
@@ -109,7 +111,9 @@ def _path(node: Node, peer: Peer) -> Json | None:
         "kind": active.path.kind.value,
         "remote": str(active.path.remote) if active.path.kind is not PathKind.RELAY else "",
         "via": None if member is None else member.label,
-        "rtt_ms": round(active.rtt / MILLISECOND, 3),
+        "rtt_ms": round(active.rtt / MILLISECOND, 3) if active.rtt else None,
+        "mtu": peer.quality.mtu if peer.quality is not None else None,
+        "ecn": peer.quality.ecn if peer.quality is not None else None,
     }
 
 

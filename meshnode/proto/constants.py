@@ -133,6 +133,12 @@ MTU_BUSY_INTERVAL: Nanos = 10 * SECOND
 MTU_IDLE_INTERVAL: Nanos = 60 * SECOND
 """How often the size in use is confirmed under traffic and without (PMTU_RAISE_TIMER is 600 s there)."""
 
+RELAY_MTU = 1280
+"""Assumed beyond a relay, and for the stream of a TCP path."""
+
+ECN_PROBES = 3
+"""Probes with ECT(0) before a path is believed to pass ECN without having shown it."""
+
 # --- Gossip ----------------------------------------------------------------------------------------------
 
 DIGEST_INTERVAL: Nanos = 10 * SECOND

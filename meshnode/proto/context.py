@@ -36,7 +36,8 @@ ALL_CAPABILITIES = (
 class NodeConfig:
     """What a node is given at start. Seeds and secrets are 32 bytes and are never shown.
 
-    `suites` are offered in this order. `relay` says whether other members may relay through us.
+    `suites` are offered in this order. `relay` says whether other members may relay through us, `tun_mtu` how big inner
+    packets are at most: paths are searched for what carries one.
     """
 
     identity_seed: bytes
@@ -45,6 +46,7 @@ class NodeConfig:
     suites: tuple[Suite, ...] = (Suite.CHACHA20_POLY1305,)
     capabilities: Capability = ALL_CAPABILITIES
     relay: bool = True
+    tun_mtu: int = 1380
 
     def __repr__(self) -> str:
         return f"NodeConfig(suites={self.suites}, relay={self.relay})"

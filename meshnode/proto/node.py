@@ -44,6 +44,7 @@ from meshnode.values import (
     RawFrame,
     SaveState,
     StateSaved,
+    TooBig,
     TrafficNote,
     Transmit,
     Unsendable,
@@ -169,11 +170,10 @@ class Node:
         member = self.membership.by_name(name)
         if member is None:
             raise Refusal("unknown", f"there is no member {name}: `meshnode peers` lists them")
-        statements = self.registrar.revoke(member, keep, now.wall)
-        for raw in statements:
-            self.membership.add_untrusted(raw, now.wall)
-        self._gossip.publish(statements, now)
-        self._sync_members(now)
+        if not self._adopt(self.registrar.revoke(member, keep, now.wall), now):
+            raise Refusal(
+                "full", f"{name} is not revoked: this node cannot keep more statements, ask the founder"
+            )
         return self._save_now()
 
     def ping(self, peer: PeerId, now: Now) -> bytes | None:
@@ -224,6 +224,9 @@ class Node:
         elif isinstance(command, LinkChanged):
             for peer in self.peers.values():
                 peer.wake(now)
+        elif isinstance(command, TooBig):
+            if command.peer in self.peers:
+                self.peers[command.peer].too_big(command.path, command.size, now)
         elif isinstance(command, Hint):
             self._offer(command.peer, command.endpoint, Origin.CONFIGURED, now)
         elif isinstance(command, Goodbye):
@@ -428,11 +431,24 @@ class Node:
 
     def _granted(self, promise: Promise, now: Now) -> None:
         """A promised grant is on disk: from now on it counts."""
-        self.membership.add_untrusted(promise.grant, now.wall)
-        self._gossip.publish([promise.grant], now)
-        self._sync_members(now)
+        self._adopt([promise.grant], now)
         # Only to store it: now the new member is about to initiate, and we would cross it.
         self._remembered.update([promise.endpoints()])
+
+    def _adopt(self, statements: list[bytes], now: Now) -> bool:
+        """Add what we have signed ourselves, and tell everybody. False when some of it does not count."""
+        taken = []
+        for raw in statements:
+            try:
+                self.membership.add_untrusted(raw, now.wall)
+            except BadPacket as error:
+                # Our own right to sign has ended meanwhile, or a table is full.
+                self._context.notice("error", f"a statement of ours does not count: {error.reason}")
+                continue
+            taken.append(raw)
+        self._gossip.publish(taken, now)
+        self._sync_members(now)
+        return len(taken) == len(statements)
 
     def _restore(self, raw: bytes, now: Now) -> None:
         """A statement from our own disk: one that does not fit is left out, the rest still serves."""
@@ -483,14 +499,15 @@ class Node:
         if not self.registrar.may_grant():
             return
         here = [p.member for p in self.peers.values() if p.up] + ([self.own] if self.own else [])
-        renewed = [
-            self.registrar.renew(m, now.wall) for m in here if self.registrar.due_for_renewal(m, now.wall)
-        ]
-        for raw in renewed:
-            self.membership.add_untrusted(raw, now.wall)
+        renewed = []
+        for member in here:
+            if self.registrar.due_for_renewal(member, now.wall):
+                try:
+                    renewed.append(self.registrar.renew(member, now.wall))
+                except Refusal as refusal:
+                    self._context.count(f"renewal refused {refusal.code}")
         if renewed:
-            self._gossip.publish(renewed, now)
-            self._sync_members(now)
+            self._adopt(renewed, now)
 
     def _watch_expiry(self, now: Now) -> None:
         """Look again when a grant ends, and at least hourly: the wall clock may step."""

@@ -28,6 +28,7 @@ from meshnode.proto.context import Context, TimestampClock
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.handshake import Completed, InitiatorExchange, ResponderExchange, choose_suite
 from meshnode.proto.membership import Member
+from meshnode.proto.path_quality import PathQuality
 from meshnode.proto.paths import NEVER, Candidate, Origin, Paths
 from meshnode.proto.session import Session, Sessions
 from meshnode.values import (
@@ -72,6 +73,7 @@ from meshnode.wire.statement import Role
 
 PROBE_FRAME = MINIMUM_DATA + FRAME_HEADER.size + MINIMUM_PROBE
 MAX_PINGS = 16
+TIMERS = ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence", "quality")
 
 
 @dataclass(slots=True)
@@ -118,7 +120,8 @@ class Peer:
         self._last_answer: Nanos = NEVER
         self._pings: dict[bytes, None] = {}
         self._sealing: int | None = None
-        self._told_path: Path | None = None
+        self.quality: PathQuality | None = None
+        self._told: UsePath | None = None
         self._told_proven: tuple[Path, ...] = ()
         self.admit(member)
 
@@ -187,7 +190,7 @@ class Peer:
             self.up = False
             self._context.turned(self.id, False)
             self._context.tell(PeerDown(self.id, "revoked"))
-        for reason in ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence"):
+        for reason in TIMERS:
             self._context.timers.cancel(self.id, reason)
         self._context.tell(RemovePeer(self.id))
 
@@ -289,7 +292,7 @@ class Peer:
             self._attempt.crossed = True
         self._hold(completed, now, confirmed=False, crossed=crossed)
         self._answered[index] = path
-        self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
+        self._context.transmit(path, self._jar.seal_response(body))
 
     # --- what the data plane saw -------------------------------------------------------------------------
 
@@ -316,6 +319,9 @@ class Peer:
         if note.sent_data:
             self.paths.sent_data(now.boot)
             self._schedule_probe(now)
+            if self.quality is not None:
+                self.quality.busy(now.boot)
+                self._schedule_quality(now)
 
     def handle_unsendable(self, now: Now) -> None:
         """User traffic waits and there is no way to send it."""
@@ -349,6 +355,9 @@ class Peer:
     def read_echo_untrusted(self, body: bytes, opened: Opened, now: Now) -> None:
         """The answer to a probe of ours: the path works, and the peer tells how it sees us."""
         echo = parse_echo_untrusted(body)
+        if echo.mode is not ProbeMode.LIVENESS:
+            self._read_quality_untrusted(echo, now)
+            return
         answered = self.paths.echoed(echo.token, now.boot)
         if answered is None:
             raise BadPacket("echo unasked")
@@ -360,6 +369,20 @@ class Peer:
             self.reflexive[path] = echo.seen
         self._settle(now)
         self._schedule_probe(now)
+
+    def _read_quality_untrusted(self, echo: Echo, now: Now) -> None:
+        changed = None if self.quality is None else self.quality.echoed(echo, now.boot)
+        if changed is None:
+            raise BadPacket("echo unasked")
+        self._settle_paths(now)
+        self._schedule_quality(now)
+
+    def too_big(self, path: Path, size: int, now: Now) -> None:
+        """The kernel says that `path` does not take datagrams of `size`."""
+        if self.quality is not None and self.quality.path == path:
+            self.quality.too_big(size, now.boot)
+            self._settle_paths(now)
+            self._schedule_quality(now)
 
     def read_goodbye(self, now: Now) -> None:
         """The peer stops: drop its sessions, and wait for it to come back by itself."""
@@ -395,6 +418,7 @@ class Peer:
             "expiry": self._expire,
             "keepalive": self._keep_alive,
             "silence": self._break_silence,
+            "quality": self._probe_quality,
         }[reason](now)
 
     def _rekey(self, now: Now) -> None:
@@ -477,18 +501,41 @@ class Peer:
                 self.id, "expiry", self.sessions.next_expiry() or now.boot + REJECT_AFTER_TIME
             )
         self._sealing = index
-        self._settle_paths()
+        self._settle_paths(now)
         self._settle_up(session, now)
 
-    def _settle_paths(self) -> None:
+    def _settle_paths(self, now: Now) -> None:
         active = self.paths.choose()
         proven = self.paths.proven()
         if proven != self._told_proven:
             self._told_proven = proven
             self._context.tell(ProvePaths(self.id, proven))
-        if active != self._told_path:
-            self._told_path = active
-            self._context.tell(UsePath(self.id, active))
+        if active is None:
+            self.quality = None
+        elif self.quality is None or self.quality.path != active:
+            self.quality = PathQuality(active, self._context.config.tun_mtu, self._context.entropy, now.boot)
+            self._context.timers.set(self.id, "quality", now.boot)
+        use = UsePath(self.id, None) if self.quality is None else self._use(self.quality)
+        if use != self._told and (self._told is not None or active is not None):
+            self._told = use
+            self._context.tell(use)
+
+    def _use(self, quality: PathQuality) -> UsePath:
+        return UsePath(self.id, quality.path, quality.mtu, quality.ecn)
+
+    def _probe_quality(self, now: Now) -> None:
+        quality = self.quality
+        if quality is None or self.sessions.sealing() is None:
+            return
+        for payload, ecn in quality.probes(now.boot):
+            self._context.tell(SendFrames(self.id, payload, quality.path, ecn=ecn))
+        self._settle_paths(now)
+        self._schedule_quality(now)
+
+    def _schedule_quality(self, now: Now) -> None:
+        wakeup = None if self.quality is None else self.quality.next_wakeup()
+        if wakeup is not None:
+            self._context.timers.set(self.id, "quality", max(wakeup, now.boot + 1))
 
     def _settle_up(self, session: Session | None, now: Now) -> None:
         up = session is not None and self.paths.active is not None
