@@ -7,7 +7,6 @@ A Trio call per packet would cost more than the packet (docs/decisions/0003-mill
 
 from __future__ import annotations
 
-import errno
 import os
 import select
 import socket
@@ -270,7 +269,7 @@ class Mill:
                 continue
             waiting = self._unsent[out]
             done, error = (0, None) if waiting else out.send(batch)
-            if error == errno.EMSGSIZE:
+            if error == "too_big":
                 outer = batch.segment_size + (IPV6_UDP if out.family == socket.AF_INET6 else IPV4_UDP)
                 self._commands.append(TooBig(batch.peer, batch.path, outer))
             if done < batch.datagram_count:

@@ -50,7 +50,10 @@ def node_status(
         "endpoints": [str(e) for e in node.endpoints()],
         "uptime_s": (now - started) // SECOND,
         "offloads": dict(offloads),
-        "peers": [peer_status(node, peer, plane.status(peer.id), now) for peer in node.peers.values()]
+        "peers": [
+            peer_status(node, peer, plane.status(peer.id), rates(peer.member.label), now)
+            for peer in node.peers.values()
+        ]
         + revoked,
         "counters": {name: count for name, count in sorted(counters.items()) if count},
     }
