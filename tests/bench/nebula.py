@@ -26,7 +26,17 @@ class Nebula(Vpn):
         for index, host in enumerate((hub, *spokes)):
             sign = ["nebula-cert", "sign", "-ca-key", key, "-ca-crt", crt, "-name", f"node{index}"]
             own = host.directory / "nebula"
-            run([*sign, "-ip", f"{inner_address(index)}/16", "-out-key", f"{own}.key", "-out-crt", f"{own}.crt"])
+            run(
+                [
+                    *sign,
+                    "-ip",
+                    f"{inner_address(index)}/16",
+                    "-out-key",
+                    f"{own}.key",
+                    "-out-crt",
+                    f"{own}.crt",
+                ]
+            )
             config = host.directory / "nebula.yaml"
             config.write_text(json.dumps(_config(crt, str(own), str(hub.address4), index)))  # JSON is YAML
             ends.append(End(host, inner_address(index), (host.popen(["nebula", "-config", str(config)]),)))

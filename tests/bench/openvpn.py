@@ -48,7 +48,7 @@ def _server(client_directory: str, fingerprints: Sequence[str]) -> str:
     known = "\n".join(fingerprints)
     return (
         f"port {_PORT}\nproto udp4\nmode server\ntls-server\ndh none\nkeepalive 10 60\n"
-        f"ifconfig {inner_address(0)} 255.255.0.0\npush \"topology subnet\"\n"
+        f'ifconfig {inner_address(0)} 255.255.0.0\npush "topology subnet"\n'
         f"client-config-dir {client_directory}\nccd-exclusive\n"
         f"<peer-fingerprint>\n{known}\n</peer-fingerprint>\n"
     )

@@ -63,6 +63,8 @@ def _configure(host: Host, index: int) -> Path:
 def _introduce(one: Path, other: Path) -> None:
     """Give each the other's public key and address."""
     for source, sink in ((one, other), (other, one)):
-        own = next(line for line in (source / "tinc.conf").read_text().splitlines() if line.startswith("Name"))
+        own = next(
+            line for line in (source / "tinc.conf").read_text().splitlines() if line.startswith("Name")
+        )
         name = own.rpartition(" ")[2]
         (sink / "hosts" / name).write_text((source / "hosts" / name).read_text())

@@ -77,7 +77,7 @@ class Vpn(ABC):
     def start(self, hub: Host, spokes: Sequence[Host]) -> Tunnel:
         """Configure and start it; the tunnel need not carry anything yet (see connect)."""
 
-    def settle(self, tunnel: Tunnel) -> None:
+    def settle(self, tunnel: Tunnel) -> None:  # noqa: B027  # most have nothing to wait for
         """Wait for what the VPN still has to find out when packets pass already."""
 
     def missing(self) -> list[str]:
@@ -89,7 +89,9 @@ class Vpn(ABC):
         try:
             deadline = time.monotonic() + _READY_TIMEOUT + 2 * len(spokes)
             for spoke in tunnel.spokes:
-                while not (reaches(spoke.host, tunnel.hub.address) and reaches(tunnel.hub.host, spoke.address)):
+                while not (
+                    reaches(spoke.host, tunnel.hub.address) and reaches(tunnel.hub.host, spoke.address)
+                ):
                     tunnel.check()
                     if time.monotonic() > deadline:
                         raise LabError(f"{self.name}: {spoke.host.label} does not reach the hub")

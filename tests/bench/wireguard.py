@@ -29,7 +29,9 @@ class WireGuard(Vpn):
         to_spokes = "".join(_peer(public[i], f"{inner_address(i)}/32") for i in range(1, len(hosts)))
         ends = [
             _start(host, index, f"[Interface]\nPrivateKey = {private[index]}\nListenPort = {_PORT}\n{peers}")
-            for index, (host, peers) in enumerate(zip(hosts, [to_spokes] + [to_hub] * len(spokes), strict=True))
+            for index, (host, peers) in enumerate(
+                zip(hosts, [to_spokes] + [to_hub] * len(spokes), strict=True)
+            )
         ]
         return Tunnel(ends[0], tuple(ends[1:]))
 
