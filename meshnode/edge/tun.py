@@ -83,7 +83,7 @@ class Tun:
         try:
             _attach(descriptor, name, _IFF_VNET_HDR if offload else 0)
             _set_number(name, _SIOCSIFMTU, mtu, "MTU")
-            _set_number(name, _SIOCSIFTXQLEN, queue_length, "queue length")
+            _set_queue_length(name, queue_length)
             tun = cls(descriptor, name, mtu, offload)
             if offload:
                 fcntl.ioctl(descriptor, _TUNSETVNETLE, struct.pack("i", 1))
@@ -209,6 +209,15 @@ def _set_number(name: str, request: int, value: int, what: str) -> None:
             fcntl.ioctl(any_socket, request, _IFREQ.pack(name.encode(), value))
         except OSError as error:
             raise EdgeError(f"interface {name} refuses a {what} of {value}: {reason(error)}") from error
+
+
+def _set_queue_length(name: str, length: int) -> None:
+    """Leaves the kernel's own length (500) in a user namespace: this ioctl asks for rights in the first one."""
+    try:
+        _set_number(name, _SIOCSIFTXQLEN, length, "queue length")
+    except EdgeError as error:
+        if not isinstance(error.__cause__, PermissionError):
+            raise
 
 
 def _kind(name: str) -> str:
