@@ -208,6 +208,8 @@ class Paths:
         active = self._candidates.get(self.active) if self.active is not None else None
         if active is None or not active.proven or self._is_better(best, active):
             self.active = best.path
+            # It was scheduled as one that is not in use, and those are probed too seldom to keep a NAT awake.
+            best.next_probe = min(best.next_probe, best.proven_at + self.keepalive)
         return self.active
 
     @staticmethod
