@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from meshnode.cli.tables import Column, show_table
 
 Status = Mapping[str, Any]
 """The node's reply; its keys are listed in docs/operations.md."""
+
+EXPIRY_WARNING_S = 7 * 86_400
 
 STATE_COLOURS = {"up": "green", "connecting": "yellow", "down": "red", "revoked": "dim"}
 WHO = (Column("PEER"), Column("STATE", colours=STATE_COLOURS))
@@ -94,9 +97,22 @@ def show_status(reply: Status) -> None:
     up = seconds_text(reply["uptime_s"])
     click.echo(f"{reply['net']}: node {reply['node']} ({reply['id'][:8]}), up {up}, {listen}")
     click.echo(f"{reply['interface']}: {', '.join(reply['addresses'])}, MTU {reply['mtu']}")
+    for warning in warnings(reply, time.time()):
+        click.echo(click.style(f"warning: {warning}", fg="yellow"))
     if reply["peers"]:
         click.echo()
         show_table(STATUS_COLUMNS, [_status_row(peer) for peer in reply["peers"]])
+
+
+def warnings(reply: Status, now: float) -> list[str]:
+    """What is wrong with our own membership, one line each. `now` is seconds since 1970."""
+    if not reply.get("member", True):
+        return ["this node is no member any more, it was revoked or has expired: leave, and join anew"]
+    lines = [f"lost the {what} to an older claim: leave, and join anew" for what in reply.get("lost", ())]
+    expires = reply.get("expires_s")
+    if expires is not None and expires - now < EXPIRY_WARNING_S:
+        lines.append(f"the membership ends in {seconds_text(expires - now)}: an admin that is up renews it")
+    return lines
 
 
 def _who(peer: Status) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from meshnode.cli.status import not_ready
+from meshnode.cli.status import not_ready, warnings
 from meshnode.edge.errors import EdgeError
 from tests.unit.cli.conftest import Machine
 
@@ -106,6 +106,29 @@ def test_a_table_for_people(machine: Machine, running) -> None:
         "PATH": "udp 203.0.113.5:4655",
     }
     assert gamma == ["gamma", "down", *["-"] * 7]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, []),
+        ({"member": True, "lost": [], "expires_s": None}, []),
+        ({"expires_s": 1000 + 90 * 86_400}, []),
+        ({"expires_s": 1000 + 7300}, ["the membership ends in 2 h 1 min: an admin that is up renews it"]),
+        ({"lost": ["name alpha"]}, ["lost the name alpha to an older claim: leave, and join anew"]),
+        (
+            {"member": False},
+            ["this node is no member any more, it was revoked or has expired: leave, and join anew"],
+        ),
+    ],
+)
+def test_what_is_wrong_with_the_membership_is_said(changes: dict[str, Any], lines: list[str]) -> None:
+    assert warnings(changed(**changes), 1000) == lines
+
+
+def test_warnings_stand_below_the_node(machine: Machine, running) -> None:
+    running(status=changed(lost=["name alpha"]))
+    assert machine("status", "--net", "home").out.splitlines()[2].startswith("warning: lost the name alpha")
 
 
 def test_nobody_else_is_no_table(machine: Machine, running) -> None:
