@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import click
 
 from meshnode.cli.failure import Failure
 from meshnode.cli.help import example
 from meshnode.cli.names import node_name
-from meshnode.cli.parameters import PORT, endpoints
+from meshnode.cli.parameters import PORT, endpoints, interface_option
 from meshnode.cli.place import Place, at_place
 from meshnode.cli.quantities import seconds_text
 from meshnode.cli.stopped import stored_network_id
@@ -52,6 +53,13 @@ BAD_TOKEN = {
     envvar="MESHNODE_ADVERTISE",
     help="Where others reach this node, if it cannot see that itself; may be repeated.",
 )
+@click.option(
+    "--interface",
+    metavar="NAME",
+    type=interface_option,
+    envvar="MESHNODE_INTERFACE",
+    help="Name of the interface.  [default: mesh-NET]",
+)
 @at_place
 @click.pass_context
 def join(
@@ -61,6 +69,7 @@ def join(
     name: str | None,
     port: int | None,
     advertise: tuple[HostPort, ...],
+    interface: str | None,
 ) -> None:
     """Join a network, and be a node of it.
 
@@ -72,7 +81,8 @@ def join(
     if len(token) > 1:
         raise click.UsageError("give one token, as one word", context)
     place, invitation = _invitation(place, token)
-    settings = _settings(place, port, advertise)
+    given = {"port": port, "advertise": advertise, "interface": interface}
+    settings = _settings(place, given)
     asked = name or settings.name or None
     chosen = node_name(asked)
 
@@ -88,7 +98,7 @@ def join(
                 token=invitation,
                 name=chosen,
                 explicit_name=asked is not None,
-                read_settings=lambda: _settings_again(place, port, advertise),
+                read_settings=lambda: _settings_again(place, given),
             )
         )
     )
@@ -152,14 +162,14 @@ def _text(given: str) -> str:
         ) from error
 
 
-def _settings_again(place: Place, port: int | None, advertise: tuple[HostPort, ...]) -> Settings:
+def _settings_again(place: Place, given: Mapping[str, Any]) -> Settings:
     """For `meshnode reload`, whose caller is told what is wrong while the node goes on as it was."""
     try:
-        return _settings(place, port, advertise)
+        return _settings(place, given)
     except SettingsError as error:
         raise EdgeError(str(error)) from error
 
 
-def _settings(place: Place, port: int | None, advertise: tuple[HostPort, ...]) -> Settings:
-    settings = place.settings()
-    return replace(settings, port=port or settings.port, advertise=advertise or settings.advertise)
+def _settings(place: Place, given: Mapping[str, Any]) -> Settings:
+    """Those of the files, and over them what options and environment have given."""
+    return replace(place.settings(), **{name: value for name, value in given.items() if value})

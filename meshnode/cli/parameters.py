@@ -8,7 +8,7 @@ import re
 import click
 
 from meshnode.cli.failure import shown
-from meshnode.settings import HostPort, host_port
+from meshnode.settings import HostPort, host_port, interface_name
 from meshnode.values import Prefix
 
 PORT = click.IntRange(1, 65535)
@@ -45,6 +45,14 @@ def _prefix_hint(text: str) -> str:
 def endpoints(_: click.Context, __: click.Parameter, texts: tuple[str, ...]) -> tuple[HostPort, ...]:
     """The callback of an option that may be repeated: HOST:PORT or [IPv6]:PORT, several with commas between."""
     return tuple(_endpoint(text) for given in texts for text in given.split(",") if text)
+
+
+def interface_option(text: str) -> str:
+    """The name of an interface."""
+    try:
+        return interface_name(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{shown(text)}: {error}") from error
 
 
 def _endpoint(text: str) -> HostPort:

@@ -62,7 +62,7 @@ def machine(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pyt
     monkeypatch.setenv("MESHNODE_STATE_DIR", str(made.state_dir))
     monkeypatch.setenv("MESHNODE_RUNTIME_DIR", str(made.runtime_dir))
     monkeypatch.setenv("MESHNODE_CONFIG", str(made.config))
-    for name in ("NET", "TOKEN", "NAME", "PORT", "ADVERTISE"):
+    for name in ("NET", "TOKEN", "NAME", "PORT", "ADVERTISE", "INTERFACE"):
         monkeypatch.delenv(f"MESHNODE_{name}", raising=False)
     monkeypatch.setattr(socket, "gethostname", lambda: "attic")
     monkeypatch.setattr("meshnode.cli.invite.local_endpoints", lambda port: (Endpoint("192.0.2.7", port),))

@@ -69,13 +69,14 @@ def test_everything_from_the_environment(
         "NAME": "beta",
         "PORT": "5000",
         "ADVERTISE": "a.example:1,192.0.2.2:2",
+        "INTERFACE": "mesh7",
     }
     for name, value in variables.items():
         monkeypatch.setenv(f"MESHNODE_{name}", value)
     assert machine("join").code == 0
     (options,) = ran
     assert (options.net, options.token, options.name, options.explicit_name) == ("home", TOKEN, "beta", True)
-    assert options.settings.port == 5000
+    assert (options.settings.port, options.settings.interface) == (5000, "mesh7")
     assert options.settings.advertise == (HostPort("a.example", 1), HostPort("192.0.2.2", 2))
 
 
@@ -164,6 +165,18 @@ def test_a_token_in_two_words_is_not_repeated(machine: Machine) -> None:
     line = machine.fails("join", TEXT[:50], TEXT[50:], code=2)
     assert "give one token, as one word" in line
     assert TEXT[10:50] not in line
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--interface", "sixteen-letters-"], "at most 15 bytes"),
+        (["--advertise", "vpn.example.org"], 'must be "host:port"'),
+        (["--port", "0"], "1<=x<=65535"),
+    ],
+)
+def test_options_that_make_no_sense(machine: Machine, words: list[str], hint: str) -> None:
+    assert hint in machine.fails("join", TEXT, *words, code=2)
 
 
 def test_an_endless_file_is_not_read_to_its_end(machine: Machine) -> None:
