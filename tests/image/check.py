@@ -74,6 +74,7 @@ def two_containers(lab: Lab, image: RootFs, stage: Stage) -> None:
     say("PID 1 is meshnode itself, with CAP_NET_ADMIN and no other capability")
     traffic(alpha, beta)
     stop_and_start(alpha, beta, stage, command)
+    without_ipv6(alpha, beta, stage, command)
 
 
 def refuse(container: Container, command: list[str]) -> None:
@@ -109,6 +110,20 @@ def stop_and_start(alpha: Container, beta: Container, stage: Stage, command: lis
     beta.start(*command)
     wait_until(lambda: healthy(beta, stage), "beta to be healthy again", timeout=20)
     say("started again on the same volume it is a member at once, whatever the token says now")
+    beta.stop(GRACE)
+
+
+def without_ipv6(alpha: Container, beta: Container, stage: Stage, command: list[str]) -> None:
+    """Many engines switch IPv6 off, and /proc/sys is read-only: a warning with the fix, and IPv4 goes on."""
+    beta.host.write_sysctls({f"net/ipv6/conf/{each}/disable_ipv6": "1" for each in ("all", "default")})
+    beta.start(*command)
+    wait_until(lambda: healthy(beta, stage), "beta to be healthy without IPv6", timeout=20)
+    address = status(beta)["addresses"][0]
+    wait_until(lambda: reaches(alpha.host, address), f"alpha to reach {address}")
+    warning = next(
+        line for line in beta.log.splitlines() if "--sysctl net.ipv6.conf.all.disable_ipv6=0" in line
+    )
+    say(f"with IPv6 switched off IPv4 goes on: {warning}")
     alpha.stop(GRACE)
     beta.stop(GRACE)
 
