@@ -1,7 +1,7 @@
 # On a fresh Debian or Ubuntu, `make demo` and `make test` are all there is to know.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check coverage image-check install clean packages-demo packages-test
+.PHONY: help demo test lint check coverage bench image-check install clean packages-demo packages-test
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -28,6 +28,9 @@ check: .venv/.tests ## the test suites, cheapest first
 
 coverage: .venv/.tests ## branch coverage of the pure layers by their unit tests
 	$(BIN)/pytest -q tests/unit tests/vectors $(PURE:%=--cov=meshnode.%) --cov-branch --cov-report=term-missing:skip-covered
+
+bench: .venv/.tests ## against every other VPN that is installed here, into docs/benchmarks.md (root)
+	$(BIN)/python -m tests.bench
 
 image-check: .venv/.tests ## the container image in a plain root file system, without an engine (root)
 	$(BIN)/python -m tests.image.check
