@@ -23,6 +23,9 @@ from meshnode.proto.constants import (
 )
 from meshnode.values import MILLISECOND, Nanos, Path, PathKind
 
+LATE_ECHOES = 8
+"""Probes of a path that were given up and whose echo is welcome all the same."""
+
 NEVER: Nanos = -(1 << 62)
 CLEARLY_BETTER: Nanos = 2 * MILLISECOND
 
@@ -39,7 +42,7 @@ class Origin(Enum):
 
 @dataclass(slots=True)
 class Candidate:
-    """One path and what is known of it. Times are boot time."""
+    """One path and what is known of it. Times are boot time; an `rtt` of 0 is not measured yet."""
 
     path: Path
     origin: Origin
@@ -53,11 +56,12 @@ class Candidate:
     next_probe: Nanos = 0
     credit: int = 0
     waiting: dict[bytes, Nanos] = field(default_factory=dict)
+    late: dict[bytes, Nanos] = field(default_factory=dict)
 
     def score(self) -> Nanos:
         """What choosing this path costs: its round trip, and a handicap for the kinds that carry more."""
         handicap = {PathKind.UDP: 0, PathKind.RELAY: 20 * MILLISECOND, PathKind.TCP: 40 * MILLISECOND}
-        return self.rtt + handicap[self.path.kind]
+        return (self.rtt or PROBE_TIMEOUT) + handicap[self.path.kind]
 
 
 class Paths:
@@ -111,7 +115,8 @@ class Paths:
             return
         candidate = self._candidates[path]
         if rtt is not None:
-            candidate.rtt = rtt if not candidate.proven else (7 * candidate.rtt + rtt) // 8
+            known = candidate.proven and candidate.rtt
+            candidate.rtt = (7 * candidate.rtt + rtt) // 8 if known else rtt
         candidate.proven = True
         candidate.proven_at = candidate.heard_at = now
         candidate.misses = 0
@@ -165,12 +170,15 @@ class Paths:
         """An echo came: the path on which we had sent its probe, and the round-trip time. None if it answers none.
 
         The probe has reached the peer, so that path works (RFC 9000, 8.2.3). On which path the echo came says nothing:
-        somebody who overtakes it with a copy from elsewhere must not make a good path look dead.
+        somebody who overtakes it with a copy from elsewhere must not make a good path look dead. One that comes late
+        counts too: a full queue can make any path slower than PROBE_TIMEOUT, and a slow path is not a dead one.
         """
-        candidate = next((c for c in self._candidates.values() if token in c.waiting), None)
+        candidate = next(
+            (c for c in self._candidates.values() if token in c.waiting or token in c.late), None
+        )
         if candidate is None:
             return None
-        sent = candidate.waiting.pop(token)
+        sent = candidate.waiting.pop(token) if token in candidate.waiting else candidate.late.pop(token)
         candidate.waiting = {t: s for t, s in candidate.waiting.items() if s > sent}
         rtt = max(now - sent, 1)
         self.prove(candidate.path, rtt, now)
@@ -238,16 +246,18 @@ class Paths:
         patience = self._patience(candidate)
         late = [t for t, sent in candidate.waiting.items() if now - sent >= patience]
         for token in late:
-            del candidate.waiting[token]
+            candidate.late[token] = candidate.waiting.pop(token)
+        while len(candidate.late) > LATE_ECHOES:
+            del candidate.late[next(iter(candidate.late))]
         if not late:
             return
         candidate.misses += len(late)
-        if candidate.proven and candidate.misses >= PATH_MISSES:
+        if not candidate.proven:
+            return
+        candidate.next_probe = now
+        if candidate.misses >= PATH_MISSES:
             candidate.proven = False
             candidate.probes = 0
-        self._schedule(candidate, now)
-        if candidate.proven:
-            candidate.next_probe = now
 
     @staticmethod
     def _patience(candidate: Candidate) -> Nanos:
@@ -280,6 +290,6 @@ def usable_endpoint(host: str, port: int) -> bool:
     if ":" in host:
         low = host.lower()
         bad = low in ("::", "::1") or low.startswith(("ff", "::ffff:"))
-        return not bad and (not low.startswith("fe8") or "%" in low)
+        return not bad and (not low.startswith(("fe8", "fe9", "fea", "feb")) or "%" in low)
     first = int(host.split(".", 1)[0])
     return first not in (0, 127) and first < 224
