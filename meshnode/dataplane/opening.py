@@ -27,7 +27,6 @@ from meshnode.wire.frames import (
     FLAG_PARTIAL,
     FrameType,
     parse_fragment_untrusted,
-    parse_segment_untrusted,
     split_frames_untrusted,
 )
 from meshnode.wire.header import DATA_HEADER_SIZE, TAG_SIZE
@@ -44,7 +43,7 @@ from meshnode.wire.ip import (
 _COUNTER = struct.Struct(">Q")
 _COUNTER_OFFSET = 8
 _SEALED = DATA_HEADER_SIZE + TAG_SIZE
-_SEGMENT_HEAD = 4
+_SEGMENT_HEAD = struct.Struct(">HH")
 _PADDING, _PACKET, _SEGMENT = int(FrameType.PADDING), int(FrameType.PACKET), int(FrameType.SEGMENT)
 _USER_DATA = frozenset((_PACKET, _SEGMENT, int(FrameType.FRAGMENT)))
 _FOR_THE_CORE = frozenset(
@@ -110,7 +109,7 @@ class Opener:
                 stop = run.end
             end += stop - at - _SEALED
             (counter,) = _COUNTER.unpack_from(data, at + _COUNTER_OFFSET)
-            if counter >= limit or not window.check(counter):
+            if (counter <= window.highest and not window.check(counter)) or counter >= limit:
                 self._counters["in replay"] += 1
                 continue
             sealed = at + DATA_HEADER_SIZE
@@ -211,11 +210,13 @@ class Opener:
 
     def _deliver_segment_untrusted(self, peer: Peer, body: memoryview, outer: int) -> SegmentRun:
         """One segment, the long way: the first of a run, or one after a gap. What follows can extend the run."""
-        segment = parse_segment_untrusted(body)
-        template = parse_template_untrusted(segment.rest, segment.size)
+        if len(body) <= _SEGMENT_HEAD.size:
+            raise BadPacket("segment length")
+        index, segment_size = _SEGMENT_HEAD.unpack_from(body)
+        template = parse_template_untrusted(body[_SEGMENT_HEAD.size :], segment_size)
         sent = template.header
-        payload = body[_SEGMENT_HEAD + len(sent) :]
-        if segment.index > template.last or len(payload) != template.size_of(segment.index):
+        payload = body[_SEGMENT_HEAD.size + len(sent) :]
+        if index > template.last or len(payload) != template.size_of(index):
             raise BadPacket("segment size")
         self._admit_untrusted(peer, sent)
         header = bytearray(sent)
@@ -224,7 +225,7 @@ class Opener:
         flow = flow_key(sent) or b""
         peer.received_packets += 1
         peer.received_bytes += len(sent) + len(payload)
-        return self._writer.write_segment(flow, sent, template, segment.index, payload)
+        return self._writer.write_segment(flow, sent, template, index, payload)
 
     def _admit_untrusted(self, peer: Peer, packet: Packet) -> None:
         """Whether `peer` may send this packet to us. Raises BadPacket with the reason if not."""

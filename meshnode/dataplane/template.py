@@ -99,6 +99,8 @@ def set_lengths(header: bytearray, l4: int, protocol: int, size: int) -> None:
 def parse_template_untrusted(data: Packet, segment_size: int) -> Template:
     """The template at the front of a segment frame's `data`. Raises BadPacket for what is no header of a train."""
     size = len(data)
+    if not segment_size:
+        raise BadPacket("segment size")
     version = data[0] >> 4 if size else 0
     if version == 4 and size >= 20:
         l4, protocol = (data[0] & 0x0F) * 4, data[9]
