@@ -12,14 +12,15 @@ from tests.sim.story import Story, tell
 FAILED_ONCE = pathlib.Path(__file__).with_name("seeds.txt")
 
 
-def past_failures() -> list[int]:
-    """Seeds whose stories once ended badly; each line is a seed and what was wrong."""
-    return [int(line.split()[0]) for line in FAILED_ONCE.read_text().splitlines() if line.strip()]
+def past_failures() -> list[tuple[int, int, int]]:
+    """Stories that once ended badly. Each line: seed, length, size, and what was wrong."""
+    lines = [line.split() for line in FAILED_ONCE.read_text().splitlines() if line.strip()]
+    return [(int(seed), int(length), int(size)) for seed, length, size, *_ in lines]
 
 
-@pytest.mark.parametrize("seed", [*past_failures(), *range(8)])
-def test_a_random_story_ends_well(seed: int) -> None:
-    tell(seed)
+@pytest.mark.parametrize(("seed", "length", "size"), [*past_failures(), *((n, 60, 6) for n in range(8))])
+def test_a_random_story_ends_well(seed: int, length: int, size: int) -> None:
+    tell(seed, length, size)
 
 
 def test_the_model_notices_a_node_that_does_not_come_back() -> None:
