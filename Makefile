@@ -1,7 +1,7 @@
 # On a fresh Debian or Ubuntu, `make demo` and `make test` are all there is to know.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint check coverage bench image-check install clean packages-demo packages-test
+.PHONY: help demo test lint check coverage bench image-check install clean packages-demo packages-test packages-bench
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -30,7 +30,8 @@ coverage: .venv/.tests ## branch coverage of the pure layers by their unit tests
 	$(BIN)/pytest -q tests/unit tests/vectors $(PURE:%=--cov=meshnode.%) --cov-branch --cov-report=term-missing:skip-covered
 
 bench: .venv/.tests ## against every other VPN that is installed here, into docs/benchmarks.md (root)
-	$(BIN)/python -m tests.bench
+	-@$(MAKE) --no-print-directory packages-bench
+	$(BIN)/python -m tests.bench $(BENCH)
 
 image-check: .venv/.tests ## the container image in a plain root file system, without an engine (root)
 	$(BIN)/python -m tests.image.check
@@ -53,7 +54,7 @@ clean: ## remove what make has built
 	$(call install,test,.[dev])
 	@touch .venv/.runs
 
-packages-demo packages-test: packages-%:
+packages-demo packages-test packages-bench: packages-%:
 	@.ci/packages $* >/dev/null
 
 define install
