@@ -8,7 +8,7 @@ second, addresses are the packed bytes of the wire (4 or 16), and endpoints are 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum, IntFlag
+from enum import IntEnum, IntFlag, StrEnum
 from typing import NamedTuple, NewType, Protocol
 
 Nanos = int
@@ -58,7 +58,7 @@ class Endpoint(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-class PathKind(str, Enum):
+class PathKind(StrEnum):
     """How sealed datagrams travel to a peer."""
 
     UDP = "udp"
@@ -72,14 +72,15 @@ NOWHERE = Endpoint("", 0)
 class Path(NamedTuple):
     """One way to a peer. Hashable and small: paths are dictionary keys on the packet path.
 
-    `remote` is the far socket (NOWHERE for a relay), `via` the relaying peer, `local` the number of our own socket
-    (0 the main one of the family; the birthday search and port entropy open more).
+    `remote` is the far socket (NOWHERE for a relay), `via` the relaying peer and `far` the node beyond it, `local` the
+    number of our own socket (0 the main one of the family; the birthday search and port entropy open more).
     """
 
     kind: PathKind
     remote: Endpoint = NOWHERE
     via: PeerId | None = None
     local: int = 0
+    far: PeerId | None = None
 
     def __str__(self) -> str:
         if self.kind is PathKind.RELAY:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from meshnode.dataplane.fragments import ReassemblyLimits
 from meshnode.dataplane.vnet import NO_OFFLOAD, Offload
-from meshnode.values import MILLISECOND, Nanos, Prefix
+from meshnode.values import MILLISECOND, Nanos, PeerId, Prefix
 
 LINK_LOCAL_GROUPS = (
     bytes.fromhex("ff020000000000000000000000000001"),  # all nodes
@@ -32,6 +32,8 @@ class PlaneConfig:
 
     `addresses` (packed, IPv4 and IPv6), `link_local` and `prefixes` are our own; they follow the grant by
     `Plane.set_local`. `tun_mtu`: the largest IP packet that the TUN takes. `offload`: what the TUN does for us.
+    `own`: our PeerId. `relay`: whether others may relay through us, in all at most `relay_rate` bits per second (None:
+    no limit).
     `queue`: "fq_codel", or "fifo" as the control of measurements. `entropy`: "flow", "ports" or "none" (no tag and no
     label say anything). `dscp`: 64 bytes, the outer DSCP by inner DSCP. `uplink_rate`: bits per second of all
     datagrams together, None for no limit. Raises ValueError on nonsense.
@@ -42,6 +44,9 @@ class PlaneConfig:
     prefixes: tuple[Prefix, ...] = ()
     tun_mtu: int = 1380
     offload: Offload = NO_OFFLOAD
+    own: PeerId = PeerId(b"")  # noqa: RUF009 - bytes by another name
+    relay: bool = True
+    relay_rate: int | None = None
     queue: str = "fq_codel"
     entropy: str = "flow"
     dscp: bytes = ZERO_DSCP

@@ -16,6 +16,7 @@ from meshnode.dataplane.joining import SEGMENT_HEAD, SegmentRun
 from meshnode.dataplane.mss import carries_mss, clamp_mss
 from meshnode.dataplane.next_hops import NextHops
 from meshnode.dataplane.peer import Peer
+from meshnode.dataplane.relaying import Relaying
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.sealing import NONCE
 from meshnode.dataplane.session import Ledger, Session
@@ -45,10 +46,9 @@ _COUNTER_OFFSET = 8
 _SEALED = DATA_HEADER_SIZE + TAG_SIZE
 _SEGMENT_HEAD = struct.Struct(">HH")
 _PADDING, _PACKET, _SEGMENT = int(FrameType.PADDING), int(FrameType.PACKET), int(FrameType.SEGMENT)
+_RELAY = int(FrameType.RELAY)
 _USER_DATA = frozenset((_PACKET, _SEGMENT, int(FrameType.FRAGMENT)))
-_FOR_THE_CORE = frozenset(
-    map(int, (FrameType.CONTROL, FrameType.PROBE, FrameType.ECHO, FrameType.REPORT, FrameType.RELAY))
-)
+_FOR_THE_CORE = frozenset(map(int, (FrameType.CONTROL, FrameType.PROBE, FrameType.ECHO, FrameType.REPORT)))
 MAX_OPENED = 4096
 """Datagrams with frames for the core that wait to be taken; more are dropped."""
 
@@ -72,6 +72,7 @@ class Opener:
         self._train: SegmentRun | None = None
         self._reassembling: dict[PeerId, Peer] = {}
         self.opened: list[Opened] = []
+        self.relaying: Relaying | None = None
 
     def expire_fragments(self, now: Nanos) -> None:
         """Forget packets whose fragments have taken too long."""
@@ -165,11 +166,25 @@ class Opener:
                     self._serve_data_untrusted(run, session.peer, kind, flags, cast("memoryview", body), now)
                 except BadPacket as bad:
                     self._counters[f"in {bad.reason}"] += 1
+            elif kind == _RELAY:
+                if self._serve_relay(run, session.peer, cast("memoryview", body), now):
+                    for_core.append(RawFrame(kind, flags, bytes(body)))
             elif kind != _PADDING:
                 self._counters["in unknown frame"] += 1
         if for_core:
             self._report(run, session, tuple(for_core), len(plaintext) + _SEALED)
         return has_data
+
+    def _serve_relay(self, run: Run, peer: Peer, body: memoryview, now: Nanos) -> bool:
+        """Hand a relay frame on; True when the core has to see it."""
+        if self.relaying is None or not peer.admitted:
+            self._counters["in relay unasked"] += 1
+            return False
+        try:
+            return self.relaying.serve_untrusted(run, peer, body, now)
+        except BadPacket as bad:
+            self._counters[f"in {bad.reason}"] += 1
+            return False
 
     def _serve_data_untrusted(
         self, run: Run, peer: Peer, kind: int, flags: int, body: memoryview, now: Nanos

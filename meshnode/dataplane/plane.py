@@ -24,6 +24,7 @@ from meshnode.dataplane.outbox import Outbox
 from meshnode.dataplane.peer import Peer
 from meshnode.dataplane.queues import QueueFactory
 from meshnode.dataplane.refusals import Refusals
+from meshnode.dataplane.relaying import Relaying
 from meshnode.dataplane.runs import Run
 from meshnode.dataplane.sealing import Sealer
 from meshnode.dataplane.session import AeadFactory, Ledger, Session
@@ -79,7 +80,7 @@ class Plane:
         self._opener = Opener(config, self.next_hops, self._writer, self._ledger, self.counters)
         self._turns = Turns(
             config,
-            Sealer(config, self._outbox, self._ledger, self.counters, self._refusals),
+            Sealer(config, self._peers, self._outbox, self._ledger, self.counters, self._refusals),
             self._opener,
             self._outbox,
             self._queues.unproven(),
@@ -87,6 +88,9 @@ class Plane:
         )
         self._intake = Intake(
             config, entropy, self.next_hops, self._turns, self._peers, self._sessions, self.counters
+        )
+        self._opener.relaying = Relaying(
+            config, self._peers, self._intake, self._turns, self.counters, now.boot
         )
         self.set_local(config.addresses, config.link_local, config.prefixes)
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, cast
 
 from meshnode.dataplane import icmp
 from meshnode.dataplane.api import Batch
@@ -19,12 +19,13 @@ from meshnode.dataplane.joining import SEGMENT_HEAD
 from meshnode.dataplane.outbox import MAX_BATCH_BYTES, MAX_SEGMENTS, Outbox
 from meshnode.dataplane.peer import Peer
 from meshnode.dataplane.refusals import Refusals
+from meshnode.dataplane.relaying import MAX_HOPS, RelayedDatagram
 from meshnode.dataplane.session import Ledger, Session
 from meshnode.dataplane.template import Template
 from meshnode.dataplane.trains import Train
 from meshnode.queueing.flow_hash import CONTROL_TAG, SPARSE_TAG, UNTAGGED
-from meshnode.values import BadPacket, Capability, Nanos, Path, SendFrames
-from meshnode.wire.frames import FLAG_PARTIAL, FRAME_HEADER, FrameType, pack_transmit_time
+from meshnode.values import BadPacket, Capability, Nanos, Path, PathKind, PeerId, SendFrames
+from meshnode.wire.frames import FLAG_PARTIAL, FRAME_HEADER, FrameType, Relay, pack_frame, pack_transmit_time
 from meshnode.wire.header import (
     DATA_HEADER,
     DATA_HEADER_SIZE,
@@ -70,12 +71,20 @@ class Sealer:
     """Seals what the queues release, into the outbox."""
 
     def __init__(
-        self, config: PlaneConfig, outbox: Outbox, ledger: Ledger, counters: Counter[str], refusals: Refusals
+        self,
+        config: PlaneConfig,
+        peers: Mapping[PeerId, Peer],
+        outbox: Outbox,
+        ledger: Ledger,
+        counters: Counter[str],
+        refusals: Refusals,
     ) -> None:
         self._outbox = outbox
         self._ledger = ledger
         self._counters = counters
         self._refusals = refusals
+        self._peers = peers
+        self._own = config.own
         self._tagged = config.entropy != "none"
         self._labelled = config.entropy == "flow"
         copied = [config.dscp[tos >> 2] << 2 for tos in range(256)]
@@ -92,7 +101,9 @@ class Sealer:
         train = way.peer.queue.dequeue(now)
         if train is None:
             return False
-        if train.template is not None:
+        if train.relayed:
+            self._seal_relayed(way, cast("RelayedDatagram", train))
+        elif train.template is not None:
             self._seal_train(way, train, train.template, now)
         else:
             self._seal_packets(way, train, now)
@@ -124,7 +135,7 @@ class Sealer:
             tag, take = tags.own(flow, now), queue.dequeue_same
 
         def fits(another: Train) -> bool:
-            if another.tos != train.tos or another.template is not None:
+            if another.tos != train.tos or another.template is not None or another.relayed:
                 return False
             small = len(another.packet) <= MAX_SMALL
             return tag != SPARSE_TAG or (small and tags.may_share(another.flow, now))
@@ -200,7 +211,7 @@ class Sealer:
                 self._counters["out key exhausted"] += count
                 break
             data = self._seal_segments(session, train, template, first, end, flags, tag)
-            self._outbox.add_batch(Batch(peer.id, path, data, stride, outer, tag if self._labelled else 0))
+            self._put_batch(Batch(peer.id, path, data, stride, outer, tag if self._labelled else 0), tag)
             self._ledger.sent(session, path, count, count, len(data))
             peer.sent_packets += count
             peer.sent_bytes += len(data)
@@ -288,8 +299,36 @@ class Sealer:
         view = memoryview(datagram)
         session.seal_into(NONCE.pack(counter), plaintext, view[:DATA_HEADER_SIZE], view[DATA_HEADER_SIZE:])
         self._ledger.sent(session, path, 1, with_data, size)
-        self._outbox.add(peer.id, path, datagram, outer, tag if self._labelled else 0)
+        if path.kind is PathKind.RELAY:
+            self._through_relay(peer.id, path, datagram, outer, tag)
+        else:
+            self._outbox.add(peer.id, path, datagram, outer, tag if self._labelled else 0)
         return size
+
+    # --- relays -----------------------------------------------------------------------------------------------------
+
+    def _seal_relayed(self, way: Way, item: RelayedDatagram) -> None:
+        """Somebody else's datagram, one hop further."""
+        frame = pack_frame(FrameType.RELAY, item.body())
+        self._seal_user(way, (self._transmit_time, frame), item.tos, item.relay.tag, 0)
+
+    def _put_batch(self, batch: Batch, tag: int) -> None:
+        if batch.path.kind is not PathKind.RELAY:
+            self._outbox.add_batch(batch)
+            return
+        for datagram in batch.datagrams():
+            self._through_relay(batch.peer, batch.path, datagram, batch.dscp_ecn, tag)
+
+    def _through_relay(self, far: PeerId, path: Path, datagram: Packet, outer: int, tag: int) -> None:
+        """A sealed datagram for `far` inside a frame for the relay, which has a session of its own with us."""
+        relay = self._peers.get(path.via) if path.via is not None else None
+        if relay is None or relay.session is None or relay.path is None or relay.path.kind is PathKind.RELAY:
+            self._counters["out relay gone"] += 1
+            return
+        body = Relay(self._own, far, MAX_HOPS, outer & 3, tag, bytes(datagram)).pack()
+        way = Way(relay, relay.session, relay.path)
+        flags, outer = self._outer(way, outer & 3)
+        self._seal(way, (self._transmit_time, pack_frame(FrameType.RELAY, body)), flags, tag, outer, 0)
 
 
 def _stencil(head: bytes, header: Packet, segment_size: int, payload: int) -> bytes:

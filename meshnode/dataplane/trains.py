@@ -52,6 +52,9 @@ class Train:
 
     __slots__ = ("end", "first", "flow", "packet", "partial", "payload", "template", "tos")
 
+    relayed = False
+    """Whether this is somebody else's datagram (relaying.py)."""
+
     def __init__(
         self,
         packet: Packet,

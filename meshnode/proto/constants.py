@@ -116,6 +116,15 @@ CANDIDATES_PER_PEER = 16
 INITIATION_PATHS = 8
 """An initiation goes to at most so many candidates at once."""
 
+MAX_HOPS = 2
+"""Relays between two nodes (the data plane's relaying.py counts them down)."""
+
+RELAYS_TRIED = 3
+"""Relays that are offered for a peer at a time; each round offers others when these do not reach it."""
+
+PUNCH_INTERVALS: tuple[Nanos, ...] = tuple(s * SECOND for s in (1, 2, 5, 10, 20, 40, 60))
+"""Gaps between the calls to punch while a peer has no direct path; the last one repeats."""
+
 # --- Path MTU (RFC 8899) -------------------------------------------------------------------------------------
 
 BASE_MTU = 1280

@@ -6,26 +6,30 @@ from collections import Counter, deque
 from dataclasses import dataclass
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import TIMESTAMP_BLOCK, TIMESTAMP_TOLERANCE
+from meshnode.proto.constants import MAX_HOPS, TIMESTAMP_BLOCK, TIMESTAMP_TOLERANCE
 from meshnode.proto.handshake import Secrets
 from meshnode.proto.timers import TimerTable
 from meshnode.values import (
     SECOND,
     Capability,
+    Ecn,
     Entropy,
     Nanos,
     Notice,
     Now,
     Output,
     Path,
+    PathKind,
     PeerId,
     SendFrames,
     Suite,
     Transmit,
 )
+from meshnode.wire.address import peer_id
 from meshnode.wire.control import ControlMessage, pack_control
-from meshnode.wire.frames import FrameType, pack_frame
+from meshnode.wire.frames import FrameType, Relay, pack_frame
 from meshnode.wire.handshake import prologue
+from meshnode.wire.header import CONTROL_TAG
 
 ALL_CAPABILITIES = (
     Capability.ECN | Capability.PARTIAL_CHECKSUM | Capability.SEGMENT | Capability.FRAGMENT | Capability.RELAY
@@ -57,6 +61,7 @@ class Context:
 
     def __init__(self, config: NodeConfig, ciphers: Ciphers, network_id: bytes, entropy: Entropy) -> None:
         self.config = config
+        self.id = peer_id(ciphers.identity_key(config.identity_seed))
         self.ciphers = ciphers
         self.network_id = network_id
         self.entropy = entropy
@@ -70,8 +75,12 @@ class Context:
         self.turns: deque[tuple[PeerId, bool]] = deque()
 
     def transmit(self, path: Path, data: bytes) -> None:
-        """Put a handshake datagram on a path."""
-        self.transmits.append(Transmit(path, data))
+        """Put a handshake datagram on a path; through a relay it travels inside our session with it."""
+        if path.kind is not PathKind.RELAY:
+            self.transmits.append(Transmit(path, data))
+        elif path.via is not None and path.far is not None:
+            relay = Relay(self.id, path.far, MAX_HOPS, Ecn.NOT_ECT, CONTROL_TAG, data)
+            self.outputs.append(SendFrames(path.via, pack_frame(FrameType.RELAY, relay.pack())))
 
     def tell(self, output: Output) -> None:
         """Hand something to the edge or the data plane."""

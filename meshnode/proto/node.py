@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import RECORD_INTERVAL, TIMESTAMP_TOLERANCE
+from meshnode.proto.constants import RECORD_INTERVAL, RELAYS_TRIED, TIMESTAMP_TOLERANCE
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.proto.gossip import Gossip
 from meshnode.proto.guard import Guard, Verdict
@@ -54,13 +54,14 @@ from meshnode.wire.control import (
     Buckets,
     Digest,
     GoodbyeMessage,
+    Punch,
     Redeem,
     Statements,
     Summary,
     Want,
     parse_control_untrusted,
 )
-from meshnode.wire.frames import FrameType
+from meshnode.wire.frames import FrameType, parse_relay_untrusted
 from meshnode.wire.handshake import (
     InitiationPayload,
     parse_cookie_untrusted,
@@ -134,6 +135,21 @@ class Node:
     def endpoints(self) -> tuple[Endpoint, ...]:
         """Where we believe to be reachable, best first."""
         return self._own_record.endpoints()
+
+    def chain(self) -> tuple[bytes, ...]:
+        """The statements that prove our membership."""
+        return self.membership.chain(self.identity)
+
+    def relays(self, peer: PeerId, turn: int) -> list[PeerId]:
+        """Members that may relay to `peer`: those that we reach directly and that are willing, quickest first."""
+        willing = [p for p in self.peers.values() if p.id != peer and p.relays and self._relays(p.id)]
+        willing.sort(key=lambda p: p.rtt)
+        first = turn * RELAYS_TRIED % len(willing) if len(willing) > RELAYS_TRIED else 0
+        return [p.id for p in (willing + willing)[first : first + RELAYS_TRIED]][: len(willing)]
+
+    def _relays(self, peer: PeerId) -> bool:
+        record = self.membership.record(peer)
+        return record is None or record.relays
 
     def stored_state(self) -> StoredState:
         """Everything that has to survive a restart, promised grants included."""
@@ -344,6 +360,8 @@ class Node:
                 self._observed(now)
         elif frame.type == FrameType.CONTROL:
             self._handle_control_untrusted(frame.body, peer, now)
+        elif frame.type == FrameType.RELAY:
+            self._handle_relayed_untrusted(frame.body, opened, now)
         else:
             self._context.count("frame ignored")
 
@@ -354,8 +372,18 @@ class Node:
             self._sync_members(now)
         elif isinstance(message, GoodbyeMessage):
             peer.read_goodbye(now)
+        elif isinstance(message, Punch):
+            peer.read_punch_untrusted(message, now)
         else:
             self._context.count("control ignored")
+
+    def _handle_relayed_untrusted(self, body: bytes, opened: Opened, now: Now) -> None:
+        """A handshake datagram that a member has relayed to us; its claimed source is only where answers go."""
+        relay = parse_relay_untrusted(body)
+        if relay.destination != self.id:
+            raise BadPacket("relay for another")
+        path = Path(PathKind.RELAY, via=opened.peer, far=relay.source)
+        self._handle_datagram_untrusted(relay.datagram, path, now)
 
     def _handle_guest_untrusted(self, frame: RawFrame, opened: Opened, now: Now) -> None:
         message = parse_control_untrusted(frame.body) if frame.type == FrameType.CONTROL else None
@@ -400,7 +428,7 @@ class Node:
             member,
             self.id < member.peer,
             self._timestamps,
-            lambda: self.membership.chain(self.identity),
+            self,
             now,
         )
         peer.greatest_timestamp = self._greatest.get(member.static, 0)

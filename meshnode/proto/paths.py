@@ -26,6 +26,9 @@ from meshnode.values import MILLISECOND, Nanos, Path, PathKind
 LATE_ECHOES = 8
 """Probes of a path that were given up and whose echo is welcome all the same."""
 
+SUSPECT_MISSES = 2
+"""Misses after which a relay, which costs others, is preferred to a direct path."""
+
 NEVER: Nanos = -(1 << 62)
 CLEARLY_BETTER: Nanos = 2 * MILLISECOND
 
@@ -38,6 +41,7 @@ class Origin(Enum):
     RECORD = 2
     LAN = 3
     OBSERVED = 4
+    RELAY = 5
 
 
 @dataclass(slots=True)
@@ -58,10 +62,18 @@ class Candidate:
     waiting: dict[bytes, Nanos] = field(default_factory=dict)
     late: dict[bytes, Nanos] = field(default_factory=dict)
 
+    @property
+    def direct(self) -> bool:
+        """Datagrams go straight to the peer: no relay carries them, no stream holds them up."""
+        return self.path.kind is PathKind.UDP
+
     def score(self) -> Nanos:
-        """What choosing this path costs: its round trip, and a handicap for the kinds that carry more."""
-        handicap = {PathKind.UDP: 0, PathKind.RELAY: 20 * MILLISECOND, PathKind.TCP: 40 * MILLISECOND}
-        return (self.rtt or PROBE_TIMEOUT) + handicap[self.path.kind]
+        """What choosing this path costs among its like: its round trip."""
+        return self.rtt or PROBE_TIMEOUT
+
+    def rank(self) -> tuple[bool, bool, bool, Nanos]:
+        """The order of choice, best first: alive, direct, without a miss, quick."""
+        return self.misses >= SUSPECT_MISSES, not self.direct, self.misses > 0, self.score()
 
 
 class Paths:
@@ -134,6 +146,23 @@ class Paths:
             self._candidates.values(),
             key=lambda c: (c.path != self.active, not c.proven, c.score() if c.proven else 0, c.origin.value),
         )
+
+    @property
+    def has_direct(self) -> bool:
+        """Whether a direct path works."""
+        return any(c.proven and c.direct for c in self._candidates.values())
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether no direct path can be trusted now: none is proven without several misses."""
+        return not any(c.proven and c.direct and c.misses < SUSPECT_MISSES for c in self._candidates.values())
+
+    def provoke(self, now: Nanos) -> None:
+        """Both sides probe at this moment: start the schedule of all unproven direct candidates anew."""
+        for candidate in self._candidates.values():
+            if candidate.direct and not candidate.proven:
+                candidate.probes = 0
+                candidate.next_probe = now
 
     def find(self, path: Path) -> Candidate | None:
         return self._candidates.get(path)
@@ -212,7 +241,7 @@ class Paths:
         if not alive:
             self.active = None
             return None
-        best = min(alive, key=lambda c: (c.misses > 0, c.score(), c.origin.value))
+        best = min(alive, key=lambda c: (*c.rank(), c.origin.value))
         active = self._candidates.get(self.active) if self.active is not None else None
         if active is None or not active.proven or self._is_better(best, active):
             self.active = best.path
@@ -222,8 +251,10 @@ class Paths:
 
     @staticmethod
     def _is_better(best: Candidate, active: Candidate) -> bool:
-        if active.misses > 0 and best.misses == 0:
+        if best.rank()[:3] < active.rank()[:3]:
             return True
+        if best.direct != active.direct:
+            return False
         return best.score() + CLEARLY_BETTER < active.score() * 3 // 4
 
     # --- inside ------------------------------------------------------------------------------------------

@@ -9,14 +9,17 @@ peer goes down when its last path is dead, its keys are too old, or it says good
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 from meshnode.proto.constants import (
     EARLY_RETRIES,
     INITIATION_PATHS,
     INITIATIONS_PER_SECOND,
     KEEPALIVE_TIMEOUT,
+    PROBE_TIMEOUT,
+    PUNCH_INTERVALS,
     RECONNECT_TIME,
     REJECT_AFTER_TIME,
     REKEY_ATTEMPT_TIME,
@@ -29,12 +32,13 @@ from meshnode.proto.guard import CookieJar
 from meshnode.proto.handshake import Completed, InitiatorExchange, ResponderExchange, choose_suite
 from meshnode.proto.membership import Member
 from meshnode.proto.path_quality import PathQuality
-from meshnode.proto.paths import NEVER, Candidate, Origin, Paths
+from meshnode.proto.paths import NEVER, Candidate, Origin, Paths, usable_endpoint
 from meshnode.proto.session import Session, Sessions
 from meshnode.values import (
     SECOND,
     AdmitPeer,
     BadPacket,
+    Capability,
     Ecn,
     Endpoint,
     InstallSession,
@@ -44,6 +48,7 @@ from meshnode.values import (
     Path,
     PathKind,
     PeerDown,
+    PeerId,
     PeerUp,
     Pong,
     ProvePaths,
@@ -54,7 +59,9 @@ from meshnode.values import (
     UsePath,
     UseSession,
 )
-from meshnode.wire.control import GoodbyeMessage
+from meshnode.wire.address import pack_endpoint, read_endpoint
+from meshnode.wire.control import GoodbyeMessage, Punch
+from meshnode.wire.cursor import Cursor
 from meshnode.wire.frames import (
     FRAME_HEADER,
     MINIMUM_PROBE,
@@ -73,7 +80,7 @@ from meshnode.wire.statement import Role
 
 PROBE_FRAME = MINIMUM_DATA + FRAME_HEADER.size + MINIMUM_PROBE
 MAX_PINGS = 16
-TIMERS = ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence", "quality")
+TIMERS = ("handshake retry", "rekey", "probe", "expiry", "keepalive", "silence", "quality", "punch")
 
 
 @dataclass(slots=True)
@@ -89,6 +96,22 @@ class Attempt:
     crossed: bool = False
 
 
+class Surroundings(Protocol):
+    """What a peer has to ask the node for."""
+
+    def chain(self) -> tuple[bytes, ...]:
+        """The statements that prove us to be a member."""
+        ...
+
+    def endpoints(self) -> tuple[Endpoint, ...]:
+        """Where we believe to be reachable."""
+        ...
+
+    def relays(self, peer: PeerId, turn: int) -> list[PeerId]:
+        """Members that may relay to `peer`, best first; another `turn` brings others."""
+        ...
+
+
 class Peer:
     """All that is known and done about one other member."""
 
@@ -98,7 +121,7 @@ class Peer:
         member: Member,
         we_are_lower: bool,
         timestamps: TimestampClock,
-        chain: Callable[[], tuple[bytes, ...]],
+        surroundings: Surroundings,
         now: Now,
     ) -> None:
         self.id = member.peer
@@ -112,7 +135,9 @@ class Peer:
         self.reflexive: dict[Path, Endpoint] = {}
         self._context = context
         self._timestamps = timestamps
-        self._chain = chain
+        self._surroundings = surroundings
+        self._punches = 0
+        self._last_punched: Nanos = NEVER
         self._attempt: Attempt | None = None
         self._jar = CookieJar(context.ciphers, context.network_id, member.static)
         self._answered: dict[int, Path] = {}
@@ -198,6 +223,8 @@ class Peer:
 
     def initiate(self, now: Now) -> None:
         """Send an initiation to the best candidates; it is retried until something answers."""
+        if self._attempt is not None and self.paths.in_doubt:
+            self._offer_relays(self._attempt.tries, now)
         targets = self._targets()
         if not targets:
             return
@@ -210,7 +237,7 @@ class Peer:
             psk_epoch=0,
             capabilities=self._context.config.capabilities,
             suites=self._context.config.suites,
-            grants=self._chain(),
+            grants=self._surroundings.chain(),
             invitation=None,
         )
         body = exchange.write(payload, self._context.entropy.token(32))
@@ -238,6 +265,7 @@ class Peer:
         self._settle(now)
         # Key confirmation: the responder may not send before it has seen one datagram of ours.
         self._context.tell(SendFrames(self.id, b"", path, completed.keys.local_index))
+        self._schedule_probe(now)
 
     def read_cookie_untrusted(self, data: bytes, path: Path, now: Now) -> None:
         """A cookie for the handshake in flight: it goes into the next retry, which comes soon."""
@@ -419,6 +447,7 @@ class Peer:
             "keepalive": self._keep_alive,
             "silence": self._break_silence,
             "quality": self._probe_quality,
+            "punch": self._punch,
         }[reason](now)
 
     def _rekey(self, now: Now) -> None:
@@ -450,6 +479,8 @@ class Peer:
     def _probe(self, now: Now) -> None:
         session = self.sessions.sealing()
         had_path = self.paths.active is not None
+        if session is not None and self.paths.in_doubt:
+            self._offer_relays(0, now)
         for candidate in self.paths.due(now.boot):
             if session is None or not self.paths.may_send(candidate, PROBE_FRAME):
                 self.paths.postpone(candidate, now.boot)
@@ -473,6 +504,46 @@ class Peer:
             self._context.timers.cancel(self.id, "probe")
         else:
             self._context.timers.set(self.id, "probe", max(wakeup, now.boot + 1))
+
+    # --- relays and punching ------------------------------------------------------------------------------
+
+    def _offer_relays(self, turn: int, now: Now) -> None:
+        """Without a direct path somebody else may carry our datagrams meanwhile."""
+        relays = self._surroundings.relays(self.id, turn)
+        paths = [Path(PathKind.RELAY, via=relay, far=self.id) for relay in relays]
+        self.paths.withdraw(Origin.RELAY, set(paths))
+        for path in paths:
+            self.paths.offer(path, Origin.RELAY, now.boot)
+
+    def _punch(self, now: Now) -> None:
+        """Call the peer to probe all our endpoints while we probe its (RFC 5128 section 3.3), again and again."""
+        if not self.up or self.paths.has_direct:
+            self._punches = 0
+            return
+        self._call_to_punch(False)
+        self.paths.provoke(now.boot)
+        self._schedule_probe(now)
+        gap = PUNCH_INTERVALS[min(self._punches, len(PUNCH_INTERVALS) - 1)]
+        self._punches += 1
+        self._context.timers.set(self.id, "punch", now.boot + gap)
+
+    def _call_to_punch(self, answer: bool) -> None:
+        endpoints = tuple(pack_endpoint(e) for e in self._surroundings.endpoints())
+        self._context.send_control(self.id, Punch(endpoints, answer))
+
+    def read_punch_untrusted(self, message: Punch, now: Now) -> None:
+        """The peer probes our endpoints now: do the same, and answer so that it knows ours."""
+        if now.boot - self._last_punched < SECOND // 2:
+            raise BadPacket("punch flood")
+        self._last_punched = now.boot
+        for packed in message.endpoints:
+            endpoint = read_endpoint(Cursor(packed))
+            if usable_endpoint(endpoint.host, endpoint.port):
+                self.paths.offer(Path(PathKind.UDP, endpoint), Origin.RECORD, now.boot)
+        if not message.answer:
+            self._call_to_punch(True)
+        self.paths.provoke(now.boot)
+        self._schedule_probe(now)
 
     # --- bringing the data plane in line -----------------------------------------------------------------
 
@@ -544,6 +615,8 @@ class Peer:
         self.up = up
         self.since = now.boot
         self._context.turned(self.id, up)
+        if up and not self.paths.has_direct:
+            self._context.timers.set(self.id, "punch", now.boot)
         if up:
             self.why = ""
             self._context.tell(PeerUp(self.id))
@@ -556,6 +629,19 @@ class Peer:
             self._context.free_index(self._attempt.exchange.local_index)
             self._attempt = None
         self._context.timers.cancel(self.id, "handshake retry")
+
+    @property
+    def relays(self) -> bool:
+        """Whether this peer can relay for us now: we reach it directly, and it understands relay frames."""
+        session = self.sessions.sealing()
+        capable = session is not None and bool(session.keys.capabilities & Capability.RELAY)
+        return self.up and capable and self.paths.has_direct
+
+    @property
+    def rtt(self) -> Nanos:
+        """The round-trip time of the path in use."""
+        active = self.paths.find(self.paths.active) if self.paths.active is not None else None
+        return PROBE_TIMEOUT if active is None else active.score()
 
     @property
     def in_flight(self) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from meshnode.values import BadPacket
 from meshnode.wire import schema
 from meshnode.wire.schema import Field, binary, boolean, each, integer, text
-from meshnode.wire.statement import MAX_STATEMENT, MINIMUM_STATEMENT, valid_name
+from meshnode.wire.statement import MAX_ENDPOINTS, MAX_STATEMENT, MINIMUM_STATEMENT, valid_name
 
 MAX_CONTROL = 1200
 """The bytes of one control message."""
@@ -96,8 +96,28 @@ class Want:
     items: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Punch:
+    """Where the sender can be reached as far as it knows: both sides probe all of the other's endpoints at once.
+
+    Each endpoint is family u8, port u16, address. `answer`: this is the answer to one, and wants none.
+    """
+
+    endpoints: tuple[bytes, ...]
+    answer: bool
+
+
 ControlMessage = (
-    Redeem | EnrolledAnswer | Refused | Digest | Statements | GoodbyeMessage | Buckets | Summary | Want
+    Redeem
+    | EnrolledAnswer
+    | Refused
+    | Digest
+    | Statements
+    | GoodbyeMessage
+    | Buckets
+    | Summary
+    | Want
+    | Punch
 )
 
 _NAME = text(63, valid_name)
@@ -115,6 +135,7 @@ SCHEMA: dict[int, tuple[type[ControlMessage], tuple[Field[Any], ...]]] = {
     7: (Buckets, (_SHORTS,)),
     8: (Summary, (integer(0, 63), _SHORTS)),
     9: (Want, (_SHORTS,)),
+    10: (Punch, (each(binary(7, 19), MAX_ENDPOINTS), boolean)),
 }
 """kind -> the message and its fields. Fields after these are a newer node's and ignored."""
 

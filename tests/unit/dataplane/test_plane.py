@@ -546,7 +546,6 @@ def test_an_index_that_is_used_again_belongs_to_the_new_session() -> None:
         (udp_path(2), 28),
         (udp_path(200), 48),
         (Path(PathKind.TCP, Endpoint("192.0.2.2", 443)), 74),
-        (Path(PathKind.RELAY, via=peer_id(3)), 48 + 36 + 40),
     ],
 )
 def test_datagrams_fit_their_path(path: Path, overhead: int) -> None:

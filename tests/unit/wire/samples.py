@@ -88,6 +88,7 @@ CONTROLS: tuple[control.ControlMessage, ...] = (
     control.Buckets((bytes(8),) * 64),
     control.Summary(63, (bytes(8), bytes(range(8)))),
     control.Want((bytes(range(8)),)),
+    control.Punch((bytes.fromhex("04122fc0000201"),), False),
 )
 
 INVITATION = state.StoredInvitation(
