@@ -26,7 +26,8 @@ _HEADER: Final = struct.Struct("!4sIQQ")
 _MAGIC: Final = b"mnpb"
 _SO_TIMESTAMPNS: Final = 35  # asm-generic/socket.h
 _TIMESPEC: Final = struct.Struct("@qq")
-_TAIL: Final = 3.0  # seconds that late replies are waited for
+_LONGEST_TAIL: Final = 3.0  # seconds that late replies are waited for
+_SHORTEST_TAIL: Final = 0.5
 SMALLEST: Final = _HEADER.size
 
 
@@ -96,7 +97,7 @@ class ProbeRun:
     def result(self) -> ProbeResult:
         """Wait for the end."""
         try:
-            self._client.wait(self._seconds + _TAIL + 30)
+            self._client.wait(self._seconds + _LONGEST_TAIL + 30)
             return parse_probe(self._client.output)
         finally:
             self._client.stop()
@@ -140,10 +141,17 @@ def send(host: str, port: int, rate: float, seconds: float, size: int, tos: int)
                 probe.sendto(pack_probe(Probe(number, time.time_ns()), size), address)
             except OSError:
                 pass  # no route, a full queue: it is a loss
-        end = time.monotonic() + _TAIL
+        end = time.monotonic() + _tail(rtts)
         while len(rtts) < count and time.monotonic() < end:
             _collect(probe, rtts, until=min(end, time.monotonic() + 0.1))
     return {"sent": count, "rtts_us": rtts}
+
+
+def _tail(rtts: dict[int, float]) -> float:
+    """Seconds to wait for late replies: what comes in 10 ms or not at all need not be waited for long."""
+    if not rtts:
+        return _LONGEST_TAIL
+    return min(_LONGEST_TAIL, _SHORTEST_TAIL + 4 * max(rtts.values()) / 1e6)
 
 
 def _collect(probe: socket.socket, rtts: dict[int, float], *, until: float) -> None:

@@ -27,19 +27,19 @@ _FIRST_PORT: Final = 5201
 class Timing:
     """How long each measurement takes, in seconds."""
 
-    bulk: float = 2.5
-    loaded: float = 6.0
-    link: float = 8.0
+    bulk: float = 2.0
+    loaded: float = 5.0
+    link: float = 7.0
     link_warm_up: float = 4.0
-    star: float = 5.0
+    star: float = 4.0
 
 
-QUICK: Final = Timing(bulk=1.5, loaded=4.0, link=6.0, link_warm_up=3.0, star=3.0)
+QUICK: Final = Timing(bulk=1.0, loaded=3.0, link=5.0, link_warm_up=3.0, star=3.0)
 
 
 def idle(tunnel: Tunnel, timing: Timing) -> Values:
     """The kernel's own echo, 100 a second."""
-    result = ping(tunnel.hub.host, tunnel.spoke.address, count=200, interval=0.01)
+    result = ping(tunnel.hub.host, tunnel.spoke.address, count=150, interval=0.01)
     if not result.rtts_ms:
         raise LabError("no echo came back")
     return {"p50_ms": percentile(result.rtts_ms, 50), "p99_ms": percentile(result.rtts_ms, 99)}

@@ -59,11 +59,16 @@ def test_probes_come_back_over_loopback(host: str, tmp_path: Path) -> None:
 
 
 def test_probes_without_an_echo_are_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_TAIL", 0.0)
+    monkeypatch.setattr(probe, "_LONGEST_TAIL", 0.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         report = probe.send("127.0.0.1", silent.getsockname()[1], rate=1000, seconds=0.01, size=0, tos=0)
     assert report == {"sent": 10, "rtts_us": {}}
+
+
+def test_late_replies_are_waited_for_in_proportion() -> None:
+    assert probe._tail({}) == probe._tail({0: 900_000.0}) == 3.0
+    assert probe._tail({0: 500.0, 1: 10_000.0}) == pytest.approx(0.54)
 
 
 def test_the_program_explains_itself() -> None:
