@@ -97,8 +97,6 @@ def at_place(verb: Callable[..., None]) -> Callable[..., None]:
     return decorated
 
 
-# Not looked at here: what is wrong with a file or directory is best told by those who use it.
-_PATH = click.Path(path_type=Path)
 _OPTIONS = (
     click.option(
         "--net", metavar="NET", envvar="MESHNODE_NET", help="The network, where there is more than one."
@@ -106,14 +104,14 @@ _OPTIONS = (
     click.option(
         "--config",
         metavar="FILE",
-        type=_PATH,
+        type=Path,
         envvar="MESHNODE_CONFIG",
         help=f"Settings.  [default: {CONFIG_DIR}/NET.toml]",
     ),
     click.option(
         "--state-dir",
         metavar="DIR",
-        type=_PATH,
+        type=Path,
         default=STATE_DIR,
         show_default=True,
         envvar="MESHNODE_STATE_DIR",
@@ -122,7 +120,7 @@ _OPTIONS = (
     click.option(
         "--runtime-dir",
         metavar="DIR",
-        type=_PATH,
+        type=Path,
         default=RUNTIME_DIR,
         show_default=True,
         envvar="MESHNODE_RUNTIME_DIR",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,20 @@ def test_of_two_networks_one_must_be_named(machine: Machine) -> None:
 
 def test_without_a_network_the_first_steps_are_named(machine: Machine) -> None:
     assert "`meshnode init` or `meshnode join`" in machine.fails("status")
+
+
+def test_a_state_directory_of_somebody_else_is_explained(machine: Machine) -> None:
+    machine.state_dir.mkdir(mode=0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)  # root may read everything
+    try:
+        line = machine.fails("status")
+    finally:
+        if root:
+            os.seteuid(0)
+    assert str(machine.state_dir) in line
+    assert "Permission denied" in line
 
 
 def test_the_environment_names_the_network(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
