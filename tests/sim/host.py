@@ -33,6 +33,7 @@ from meshnode.values import (
     Path,
     PathKind,
     PeerDown,
+    PeerId,
     PeerUp,
     SaveState,
     StateSaved,
@@ -291,7 +292,8 @@ class Host:
         self.saves.clear()
         equipment = self.equipment
         factory = equipment.invariants.nonces.watch(equipment.aead)
-        self.plane = Plane(PlaneConfig(), self._entropy, self.clock.now(), factory)
+        own = node.id if node is not None else PeerId(b"")
+        self.plane = Plane(PlaneConfig(own=own), self._entropy, self.clock.now(), factory)
         self.node = node
         self.process = Process(
             self.name, core, self.plane, self.clock.now, self._send, self._deliver, self._told

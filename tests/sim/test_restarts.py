@@ -4,7 +4,7 @@ import pytest
 
 from meshnode.values import MILLISECOND, SECOND
 from tests.sim.mesh import Mesh
-from tests.sim.nat import PORT_RESTRICTED
+from tests.sim.nat import PORT_RESTRICTED, SYMMETRIC
 
 
 def settled(seed: int, *names: str) -> Mesh:
@@ -71,6 +71,23 @@ def test_a_node_behind_a_nat_restarts() -> None:
     alpha.restart()
     # Only beta can open its NAT: alpha's initiations pass as long as the mapping lives, which it does here.
     mesh.wait_all_up(20 * SECOND)
+    mesh.everybody_pings()
+
+
+def test_a_peer_that_dies_right_after_its_response_is_missed() -> None:
+    mesh = Mesh(13)
+    alpha = mesh.add_host("alpha")
+    beta = mesh.add_host("beta", mesh.add_lan("home", SYMMETRIC), families="4")
+    mesh.found(alpha)
+    mesh.enrol(beta, alpha)
+    mesh.wait_all_up(5 * SECOND)
+    mesh.run_for(5 * SECOND)
+    mesh.router("home").flush()
+    beta.restart()
+    mesh.wait_for(lambda: beta.up() == ["alpha"], 5 * SECOND, "beta has the response")
+    # Alpha hears nothing of it any more, and after its restart cannot reach beta: only beta can mend it.
+    alpha.restart()
+    mesh.wait_all_up(40 * SECOND)
     mesh.everybody_pings()
 
 

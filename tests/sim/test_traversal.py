@@ -17,6 +17,11 @@ def behind(mesh: Mesh, name: str, kind: NatKind) -> Host:
     return mesh.add_host(name, mesh.add_lan(f"lan-{name}", kind), families="4")
 
 
+def kinds(a: Host, b: Host) -> set[str]:
+    """How two hosts reach each other, one kind if they agree."""
+    return {path.kind.value for path in (a.path_to(b), b.path_to(a)) if path is not None}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_node_behind_any_nat_reaches_a_public_one(kind: NatKind) -> None:
     mesh = Mesh(1)
@@ -57,7 +62,6 @@ def test_over_ipv6_two_homes_meet_through_their_firewalls() -> None:
     ("kind_a", "kind_b"),
     [(a, b) for a, b in product(KINDS[:3], KINDS[:3]) if KINDS.index(a) <= KINDS.index(b)],
 )
-@pytest.mark.xfail(reason="hole punching is not built yet")
 def test_two_cone_nats_are_punched(kind_a: NatKind, kind_b: NatKind) -> None:
     mesh = Mesh(4)
     alpha = mesh.add_host("alpha")
@@ -66,7 +70,26 @@ def test_two_cone_nats_are_punched(kind_a: NatKind, kind_b: NatKind) -> None:
     mesh.enrol(beta, alpha)
     mesh.enrol(gamma, alpha)
     mesh.wait_all_up(15 * SECOND)
+    mesh.run_for(15 * SECOND)
+    assert kinds(beta, gamma) == {"udp"}
     mesh.everybody_pings()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_symmetric_nat_goes_direct_where_its_port_can_be_learnt_and_else_through_a_relay(
+    kind: NatKind,
+) -> None:
+    mesh = Mesh(8)
+    alpha = mesh.add_host("alpha")
+    beta, gamma = behind(mesh, "beta", SYMMETRIC), behind(mesh, "gamma", kind)
+    mesh.found(alpha)
+    mesh.enrol(beta, alpha)
+    mesh.enrol(gamma, alpha)
+    mesh.wait_all_up(15 * SECOND)
+    mesh.everybody_pings()
+    mesh.run_for(15 * SECOND)
+    wanted = "relay" if kind in (PORT_RESTRICTED, SYMMETRIC) else "udp"
+    assert kinds(beta, gamma) == {wanted}
 
 
 def test_a_nat_that_forgets_in_twenty_seconds_is_kept_awake_or_found_again() -> None:
