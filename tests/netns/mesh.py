@@ -9,6 +9,8 @@ import subprocess
 import sys
 from typing import Any
 
+from meshnode.edge import control
+from meshnode.edge.errors import EdgeError
 from meshnode.lab import Host, LabError, wait_until
 from meshnode.lab.process import Process
 
@@ -67,17 +69,46 @@ class MeshNode:
         reply: dict[str, Any] = json.loads(done.stdout)
         return reply
 
+    def observe(self) -> dict[str, Any] | None:
+        """As status(), asked on the control socket itself: for polls, which should not start a program each time."""
+        if self.process is not None and self.process.status is not None:
+            raise LabError(f"the node on {self.name} has ended: {self.process.output}")
+        try:
+            reply: dict[str, Any] = control.call(
+                control.socket_path(self.host.directory / "run", NET), "status"
+            )
+        except EdgeError:
+            return None
+        return reply
+
+    def peer(self, name: str) -> dict[str, Any]:
+        """What the node says of one other member now."""
+        reply = self.observe()
+        assert reply is not None, f"{self.name} does not answer"
+        return next(peer for peer in reply["peers"] if peer["name"] == name)
+
+    def counter(self, name: str) -> int:
+        reply = self.observe()
+        assert reply is not None, f"{self.name} does not answer"
+        return int(reply["counters"].get(name, 0))
+
+    def restart(self, settings: str) -> None:
+        """Stop the node and start it again with other settings."""
+        self.stop()
+        self._config.write_text(settings)
+        self.start("--net", NET)
+
     def wait(self, timeout: float = 15.0) -> None:
         """Until the node answers."""
-        wait_until(lambda: self.status() is not None, f"the node on {self.name} to answer", timeout=timeout)
+        wait_until(lambda: self.observe() is not None, f"the node on {self.name} to answer", timeout=timeout)
 
     def addresses(self) -> list[str]:
-        reply = self.status()
+        reply = self.observe()
         assert reply is not None
         return list(reply["addresses"])
 
     def peers_up(self) -> set[str]:
-        reply = self.status()
+        reply = self.observe()
         return set() if reply is None else {p["name"] for p in reply["peers"] if p["state"] == "up"}
 
 
