@@ -234,6 +234,15 @@ class Settings:
     rate: int | None = _key(
         "rate", rate_limit, NO_LIMIT, 'limit for what goes to each peer, such as "20mbit"; "off": none'
     )
+    relay: bool = _key(
+        "relay", switch, True, "carry the sealed datagrams of members that cannot reach each other"
+    )
+    relay_rate: int | None = _key(
+        "relay-rate",
+        rate_limit,
+        NO_LIMIT,
+        'limit for all that is relayed for others, such as "5mbit"; "off": none',
+    )
     queue: str = _key(
         "queue", queue_kind, "fq_codel", '"fq_codel"; "fifo" exists to measure what fq_codel is worth'
     )

@@ -246,6 +246,9 @@ class _Machine:
                 prefixes=own.prefixes,
                 tun_mtu=settings.mtu,
                 offload=_plane_offload(self._tun),
+                own=self._node.id,
+                relay=settings.relay,
+                relay_rate=settings.relay_rate,
                 queue=settings.queue,
                 entropy=settings.entropy,
                 dscp=COPY_DSCP if settings.dscp == "copy" else ZERO_DSCP,
@@ -429,7 +432,7 @@ def _load_node(store: Store, settings: Settings) -> Node:
         raise EdgeError("the stored state is not complete: `meshnode leave` and join anew")
     chosen = settings.suites or measured_suites()
     root = store.read_secret(Secret.ROOT)
-    config = NodeConfig(identity, static, root, suites=chosen, tun_mtu=settings.mtu)
+    config = NodeConfig(identity, static, root, suites=chosen, relay=settings.relay, tun_mtu=settings.mtu)
     try:
         return Node(config, parse_state_untrusted(data), SODIUM, SystemEntropy(), clock.now())
     except BadPacket as error:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from meshnode.proto.constants import (
+    CANDIDATES_PER_PEER,
     EARLY_RETRIES,
     INITIATION_PATHS,
     INITIATIONS_PER_SECOND,
@@ -21,7 +22,6 @@ from meshnode.proto.constants import (
     PROBE_TIMEOUT,
     PUNCH_INTERVALS,
     RECONNECT_TIME,
-    REJECT_AFTER_TIME,
     REKEY_ATTEMPT_TIME,
     REKEY_TIMEOUT,
     REKEY_TIMEOUT_JITTER,
@@ -74,7 +74,12 @@ from meshnode.wire.frames import (
     parse_echo_untrusted,
     parse_probe_untrusted,
 )
-from meshnode.wire.handshake import InitiationPayload, parse_cookie_untrusted
+from meshnode.wire.handshake import (
+    MAC_SIZE,
+    InitiationPayload,
+    parse_cookie_untrusted,
+    parse_response_untrusted,
+)
 from meshnode.wire.header import MINIMUM_DATA
 from meshnode.wire.statement import Role
 
@@ -165,9 +170,9 @@ class Peer:
             )
         )
 
-    def offer(self, path: Path, origin: Origin, now: Now) -> None:
-        """Learn where the peer may be; try it at once when there is no session yet."""
-        if not self.paths.offer(path, origin, now.boot):
+    def offer(self, paths: Iterable[Path], origin: Origin, now: Now) -> None:
+        """Learn where the peer may be; try all of it at once when there is no session yet."""
+        if not [path for path in paths if self.paths.offer(path, origin, now.boot)]:
             return
         if self.up:
             self._schedule_probe(now)
@@ -240,9 +245,17 @@ class Peer:
             grants=self._surroundings.chain(),
             invitation=None,
         )
-        body = exchange.write(payload, self._context.entropy.token(32))
+        try:
+            body = exchange.write(payload, self._context.entropy.token(32))
+        except BadPacket as error:
+            # An admin has granted a key of low order: no handshake is possible, now or ever.
+            self._context.count(f"drop {error.reason}")
+            self._context.free_index(exchange.local_index)
+            self._attempt = None
+            return
         for path in targets:
-            self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
+            if self._may_reach(path, len(body) + 2 * MAC_SIZE):
+                self._context.transmit(path, self._jar.seal_macs(body, path, now.boot))
         started = now.boot if previous is None else previous.started
         tries = 1 if previous is None else previous.tries + 1
         self._attempt = Attempt(exchange, self._jar, started, now.boot, tries, targets)
@@ -253,6 +266,8 @@ class Peer:
         attempt = self._attempt
         if attempt is None:
             raise BadPacket("response unasked")
+        if parse_response_untrusted(data).receiver_index != attempt.exchange.local_index:
+            raise BadPacket("index")
         completed = attempt.exchange.read_response_untrusted(data)
         self._attempt = None
         self._context.timers.cancel(self.id, "handshake retry")
@@ -275,6 +290,11 @@ class Peer:
         attempt.jar.open_reply_untrusted(parse_cookie_untrusted(data), path, now.boot)
         soon = attempt.sent_at + SECOND // 2 + self._context.jitter(SECOND // 2)
         self._context.timers.set(self.id, "handshake retry", max(now.boot, soon))
+
+    def _may_reach(self, path: Path, size: int) -> bool:
+        """An address that was only overheard gets no more than it has credit for, handshakes included."""
+        candidate = self.paths.find(path)
+        return candidate is None or self.paths.may_send(candidate, size)
 
     def _targets(self) -> tuple[Path, ...]:
         """The active path alone while it works (a rekey), else the best candidates."""
@@ -333,7 +353,7 @@ class Peer:
         session = self.sessions.find(note.local_index)
         if session is not None:
             session.sent = max(session.sent, note.highest_sent)
-            if session.worn() and self._attempt is None:
+            if session.worn() and session is self.sessions.sealing() and self._attempt is None:
                 self.initiate(now)
         timers = self._context.timers
         if note.sent:
@@ -358,6 +378,8 @@ class Peer:
 
     def heard(self, opened: Opened, now: Now) -> None:
         """An authenticated datagram with frames for the core (before its frames are served)."""
+        if len(self._counted) >= CANDIDATES_PER_PEER:
+            self._counted.clear()  # notes were lost: nothing that depends on others may add up
         self._counted[opened.path] = self._counted.get(opened.path, 0) + opened.size
         self._heard(opened.local_index, opened.path, opened.size, now)
 
@@ -394,14 +416,18 @@ class Peer:
             del self._pings[echo.token]
             self._context.tell(Pong(self.id, echo.token, rtt, path))
         if echo.seen is not None:
+            proven = self.paths.proven()
+            self.reflexive = {p: seen for p, seen in self.reflexive.items() if p in proven}
             self.reflexive[path] = echo.seen
         self._settle(now)
         self._schedule_probe(now)
 
     def _read_quality_untrusted(self, echo: Echo, now: Now) -> None:
         changed = None if self.quality is None else self.quality.echoed(echo, now.boot)
-        if changed is None:
+        if changed is None or self.quality is None:
             raise BadPacket("echo unasked")
+        if echo.seen is not None:
+            self.reflexive[self.quality.path] = echo.seen
         self._settle_paths(now)
         self._schedule_quality(now)
 
@@ -421,7 +447,7 @@ class Peer:
             candidate.proven = False
         self.why = "said goodbye"
         self._settle(now)
-        self._attempt = None
+        self._drop_attempt()
         self._context.timers.set(self.id, "handshake retry", now.boot + RECONNECT_TIME)
 
     def _heard(self, local_index: int, path: Path, size: int, now: Now) -> None:
@@ -440,7 +466,7 @@ class Peer:
     def handle_timer(self, reason: str, now: Now) -> None:
         """One of this peer's deadlines has come."""
         {
-            "handshake retry": self.initiate,
+            "handshake retry": self._retry,
             "rekey": self._rekey,
             "probe": self._probe,
             "expiry": self._expire,
@@ -449,6 +475,10 @@ class Peer:
             "quality": self._probe_quality,
             "punch": self._punch,
         }[reason](now)
+
+    def _retry(self, now: Now) -> None:
+        if self._attempt is not None or self.sessions.sealing() is None:  # else it has come back by itself
+            self.initiate(now)
 
     def _rekey(self, now: Now) -> None:
         session = self.sessions.sealing()
@@ -472,6 +502,7 @@ class Peer:
     def _expire(self, now: Now) -> None:
         for session in self.sessions.expire(now.boot):
             self._retire(session)
+        self._watch_expiry()
         self._settle(now)
         if self.sessions.sealing() is None and self._attempt is None:
             self.initiate(now)
@@ -551,6 +582,9 @@ class Peer:
         self._context.tell(InstallSession(self.id, completed.keys))
         for dropped in self.sessions.add(completed.keys, now.boot, confirmed, crossed):
             self._retire(dropped)
+        self._watch_expiry()
+
+    def _watch_expiry(self) -> None:
         expiry = self.sessions.next_expiry()
         if expiry is not None:
             self._context.timers.set(self.id, "expiry", expiry)
@@ -568,9 +602,6 @@ class Peer:
             self._context.tell(UseSession(self.id, session.local_index))
             rekey = session.rekey_at() + self._context.jitter(REKEY_TIMEOUT)
             self._context.timers.set(self.id, "rekey", rekey)
-            self._context.timers.set(
-                self.id, "expiry", self.sessions.next_expiry() or now.boot + REJECT_AFTER_TIME
-            )
         self._sealing = index
         self._settle_paths(now)
         self._settle_up(session, now)

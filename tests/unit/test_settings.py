@@ -35,6 +35,8 @@ def test_every_key_is_read() -> None:
         suites = ["aes-256-gcm", "chacha20-poly1305"]
         log-level = "debug"
         rate = "20mbit"
+        relay = false
+        relay-rate = "5mbit"
         queue = "fifo"
         entropy = "none"
         dscp = "copy"
@@ -59,6 +61,8 @@ def test_every_key_is_read() -> None:
         suites=(Suite.AES_256_GCM, Suite.CHACHA20_POLY1305),
         log_level="debug",
         rate=20_000_000,
+        relay=False,
+        relay_rate=5_000_000,
         queue="fifo",
         entropy="none",
         dscp="copy",
