@@ -159,8 +159,10 @@ class Node:
             if reached:
                 remembered[peer.id] = reached
         promises = self._guests.promises()
-        timestamps = dict(self._greatest)
-        timestamps.update((p.member.static, p.greatest_timestamp) for p in self.peers.values())
+        timestamps = {static: greatest for static, greatest in self._greatest.items() if greatest}
+        timestamps.update(
+            (p.member.static, p.greatest_timestamp) for p in self.peers.values() if p.greatest_timestamp
+        )
         return StoredState(
             genesis=self.membership.genesis_statement,
             statements=(*self.membership.statements(), *(p.grant for p in promises)),
@@ -244,7 +246,7 @@ class Node:
             if command.peer in self.peers:
                 self.peers[command.peer].too_big(command.path, command.size, now)
         elif isinstance(command, Hint):
-            self._offer(command.peer, command.endpoint, Origin.CONFIGURED, now)
+            self._offer(command.peer, (command.endpoint,), Origin.CONFIGURED, now)
         elif isinstance(command, Goodbye):
             for peer in self.peers.values():
                 peer.say_goodbye("the node stops")
@@ -397,10 +399,12 @@ class Node:
         """Bring `peers` in line with the membership."""
         members = self.membership.members
         changed = False
-        for peer in [p for p in self.peers if p not in members]:
-            self.peers.pop(peer).remove()
-            self._gossip.peer_gone(peer)
-            changed = True
+        for peer in list(self.peers.values()):
+            member = members.get(peer.id)
+            # Another static key is another handshake partner: nothing of the old one may stay.
+            if member is None or member.static != peer.member.static:
+                self._part(peer)
+                changed = True
         for member in members.values():
             known = self.peers.get(member.peer)
             if member.peer == self.id:
@@ -422,6 +426,13 @@ class Node:
             self._save_soon(now)
         self._watch_expiry(now)
 
+    def _part(self, peer: Peer) -> None:
+        """Forget a peer, but not which of its initiations were served: it may become a member again."""
+        self._greatest[peer.member.static] = peer.greatest_timestamp
+        del self.peers[peer.id]
+        peer.remove()
+        self._gossip.peer_gone(peer.id)
+
     def _meet(self, member: Member, now: Now) -> None:
         peer = Peer(
             self._context,
@@ -438,9 +449,10 @@ class Node:
         self._offer_record(member.peer, now)
         peer.wake(now)
 
-    def _offer(self, peer: PeerId, endpoint: Endpoint, origin: Origin, now: Now) -> None:
-        if peer in self.peers and endpoint not in self.endpoints():
-            self.peers[peer].offer(Path(PathKind.UDP, endpoint), origin, now)
+    def _offer(self, peer: PeerId, endpoints: Sequence[Endpoint], origin: Origin, now: Now) -> None:
+        if peer in self.peers:
+            ours = self.endpoints()
+            self.peers[peer].offer([Path(PathKind.UDP, e) for e in endpoints if e not in ours], origin, now)
 
     def _offer_record(self, peer: PeerId, now: Now) -> None:
         record = self.membership.record(peer)
@@ -448,8 +460,7 @@ class Node:
             return
         usable = [e for e in record.endpoints if usable_endpoint(e.host, e.port)]
         self.peers[peer].paths.withdraw(Origin.RECORD, {Path(PathKind.UDP, e) for e in usable})
-        for endpoint in usable:
-            self._offer(peer, endpoint, Origin.RECORD, now)
+        self._offer(peer, usable, Origin.RECORD, now)
 
     def _learned(self, signed: SignedStatement, source: PeerId, now: Now) -> None:
         """Gossip, or an initiation, brought a new statement."""
