@@ -253,6 +253,9 @@ class Settings:
         'what datagrams tell of inner flows: "flow" (tag and IPv6 label) or "none"',
     )
     dscp: str = _key("dscp", dscp_policy, "zero", 'outer DSCP: "zero" or "copy" (of the inner packet)')
+    precedence: bool = _key(
+        "precedence", switch, True, "ask the scheduler to be served sooner (niceness -10, 0.1 ms slice)"
+    )
     log_level: str = _key("log-level", log_level, "info", "debug, info, warning or error")
     uplink_rate: int | None = _key(
         "uplink.rate",

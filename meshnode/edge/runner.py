@@ -272,7 +272,7 @@ class _Machine:
         )
 
     def _ask_for_precedence(self) -> None:
-        refused = raise_priority()
+        refused = raise_priority() if self._settings.precedence else None
         if refused is not None:
             self._log("info", refused)
 
@@ -407,6 +407,7 @@ class _Machine:
         )
         for source in sources:
             counters.update(source)
+        counters["tun ring dropped"] = self._tun.ring_drops()
         offloads = dict(self._tun.offloads)
         for udp in self._sockets:
             offloads |= udp.offloads

@@ -128,6 +128,13 @@ class Tun:
             return self._not_written(error, header)
         return True
 
+    def ring_drops(self) -> int:
+        """Packets that the kernel has thrown away because we did not read them in time (a tail-drop FIFO: a bug)."""
+        try:
+            return int(pathlib.Path(f"/sys/class/net/{self.name}/statistics/tx_dropped").read_text())
+        except (OSError, ValueError):
+            return 0  # no sysfs in this container
+
     def set_offload(self, enabled: bool) -> None:
         """Ask for superpackets, or for plain packets only; what waits in the ring still comes as it is."""
         granted = 0

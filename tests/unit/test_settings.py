@@ -40,6 +40,7 @@ def test_every_key_is_read() -> None:
         queue = "fifo"
         entropy = "none"
         dscp = "copy"
+        precedence = false
         [uplink]
         rate = "1.5gbit"
         [offload]
@@ -66,6 +67,7 @@ def test_every_key_is_read() -> None:
         queue="fifo",
         entropy="none",
         dscp="copy",
+        precedence=False,
         uplink_rate=1_500_000_000,
         tun_offload=False,
         udp_offload=False,
