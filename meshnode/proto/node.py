@@ -320,6 +320,7 @@ class Node:
         peer = self._initiator_untrusted(exchange.remote_static, offer, now)
         peer.check_initiation_untrusted(offer, now)
         peer.answer(exchange, offer, path, now)
+        self._save_soon(now, HOUSEKEEPING)  # its timestamp, against replays after a restart
         peer.paths.heard(path, len(data), now.boot)
 
     def _clock_is_sane(self, now: Now) -> bool:
@@ -560,10 +561,11 @@ class Node:
         self._context.tell(SaveState(self._ticket, urgent=True))
         return self._ticket
 
-    def _save_soon(self, now: Now) -> None:
+    def _save_soon(self, now: Now, delay: Nanos = SAVE_DELAY) -> None:
         timers = self._context.timers
-        if timers.deadline(self.OWNER, "save") is None:
-            timers.set(self.OWNER, "save", now.boot + SAVE_DELAY)
+        due = timers.deadline(self.OWNER, "save")
+        if due is None or now.boot + delay < due:
+            timers.set(self.OWNER, "save", now.boot + delay)
 
     def _after(self, now: Now) -> None:
         """Follow what the last call has caused: peers that came up gossip, timestamps are promised."""
