@@ -6,13 +6,13 @@ Nothing is on disk before an enrolment has succeeded, and nothing of ours is lef
 from __future__ import annotations
 
 import logging
+import pathlib
 import signal
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -54,6 +54,7 @@ from meshnode.values import (
     LocalEndpoints,
     MembershipChanged,
     Notice,
+    Path,
     PeerDown,
     PeerUp,
     Pong,
@@ -82,8 +83,8 @@ class RunOptions:
     """
 
     net: str
-    state_dir: Path
-    runtime_dir: Path
+    state_dir: pathlib.Path
+    runtime_dir: pathlib.Path
     settings: Settings
     token: Token | None
     name: str
@@ -355,7 +356,7 @@ class _Machine:
             self._follow_membership()
         elif isinstance(event, PeerUp):
             peer = self._node.peers[event.peer]
-            self._log("info", f"{peer.member.label} is up: {peer.paths.active}")
+            self._log("info", f"{peer.member.label} is up: {self._describe(peer.paths.active)}")
             self._routes.refresh()
         elif isinstance(event, PeerDown):
             known = self._node.peers.get(event.peer)
@@ -364,6 +365,11 @@ class _Machine:
             self._routes.refresh()
         elif isinstance(event, Pong):
             self._operator.pong(event)
+
+    def _describe(self, path: Path | None) -> str:
+        """A path for people: relays by their names."""
+        via = None if path is None or path.via is None else self._node.membership.members.get(path.via)
+        return str(path) if via is None else f"relayed by {via.label}"
 
     def _apply_rates(self) -> None:
         """Tell the data plane the limits of the settings: the common one, and those of single peers."""
