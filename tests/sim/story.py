@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from meshnode.proto.invitations import InvitationTerms
-from meshnode.values import MILLISECOND, SECOND, Nanos
+from meshnode.values import MILLISECOND, SECOND, Nanos, PathKind
 from tests.sim.host import Host, Power
 from tests.sim.mesh import UPLINK, Mesh
 from tests.sim.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC
@@ -206,11 +206,13 @@ class Story:
 
     def _missing(self) -> list[str]:
         """What ought to be and is not yet."""
-        missing = [
-            f"{a.name} and {b.name} are not connected"
-            for a, b in combinations(self._running(), 2)
-            if self._must_meet(a, b) and not self.mesh.is_up(a, b)
-        ]
+        missing = []
+        for a, b in combinations(self._running(), 2):
+            if self._must_meet(a, b):
+                if not self.mesh.is_up(a, b):
+                    missing.append(f"{a.name} and {b.name} are not connected")
+                elif direct_path_possible(a.plug, b.plug) is Reach.YES and self._is_relayed(a, b):
+                    missing.append(f"{a.name} and {b.name} are still relayed")
         for host in self._running():
             if self._anchor_hears(host) and self._may_know(host):
                 missing.extend(
@@ -243,11 +245,12 @@ class Story:
         raise AssertionError(f"no answer: {'; '.join(f'{a.name} to {b.name}' for a, b in waiting)}")
 
     def _must_meet(self, a: Host, b: Host) -> bool:
-        if not (self._anchor_hears(a) and self._anchor_hears(b)):
-            return False
-        if a.network is not b.network and self.mesh.internet not in (a.network, b.network):
-            return False  # that needs punching or a relay
-        return direct_path_possible(a.plug, b.plug) is Reach.YES
+        """Whether the two must be connected: the anchor hears both and relays where nothing else goes."""
+        return self._anchor_hears(a) and self._anchor_hears(b)
+
+    @staticmethod
+    def _is_relayed(a: Host, b: Host) -> bool:
+        return any(path is not None and path.kind is PathKind.RELAY for path in (a.path_to(b), b.path_to(a)))
 
     def _running(self) -> list[Host]:
         return [h for h in self.hosts if h.running and not self.fates[h.name].revoked]
