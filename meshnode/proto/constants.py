@@ -174,5 +174,8 @@ JOINER_TIME: Nanos = 60 * SECOND
 JOINERS_AT_ONCE = 32
 """An inviter forgets a joiner's session after this long, and serves so many at a time."""
 
+RECORD_GAP: Nanos = 5 * SECOND
+"""So long after a record comes one with other observed addresses: who invents such shall not set our pace."""
+
 RECORD_INTERVAL: Nanos = 3600 * SECOND
 """A record is signed anew at least this often, so that stale ones show their age."""

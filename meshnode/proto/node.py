@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import RECORD_INTERVAL, RELAYS_TRIED, TIMESTAMP_TOLERANCE
+from meshnode.proto.constants import RECORD_GAP, RECORD_INTERVAL, RELAYS_TRIED, TIMESTAMP_TOLERANCE
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.proto.gossip import Gossip
 from meshnode.proto.guard import Guard, Verdict
@@ -20,7 +20,7 @@ from meshnode.proto.handshake import ResponderExchange
 from meshnode.proto.invitations import Invitations, InvitationTerms, Refusal
 from meshnode.proto.membership import Member, Membership
 from meshnode.proto.own_record import OwnRecord
-from meshnode.proto.paths import Origin, usable_endpoint
+from meshnode.proto.paths import NEVER, Origin, usable_endpoint
 from meshnode.proto.peer import Peer
 from meshnode.proto.registrar import Registrar
 from meshnode.values import (
@@ -111,6 +111,8 @@ class Node:
         self._greatest = dict(state.timestamps)
         self._ticket = 0
         self._revoked_told = False
+        self._synced: dict[PeerId, Member] | None = None
+        self._published: Nanos = NEVER
         if self.own is None:
             raise ValueError("the stored state holds no grant for this node's key")
         self._sync_members(now)
@@ -236,6 +238,9 @@ class Node:
         """What the edge reports or the operator wants."""
         if isinstance(command, StateSaved):
             self._guests.saved(command.ticket, command.error, now)
+            if command.error is not None:
+                self._context.notice("error", f"the state is not on disk: {command.error}")
+                self._save_soon(now, HOUSEKEEPING)
         elif isinstance(command, LocalEndpoints):
             if self._own_record.set_local(command.endpoints):
                 self._context.timers.set(self.OWNER, "record", now.boot)
@@ -333,6 +338,8 @@ class Node:
             try:
                 signed = self.membership.add_untrusted(raw, now.wall)
             except BadPacket as error:
+                if error.reason == "signature":
+                    raise  # a forger shall not make us verify all that fits into an initiation
                 # A revoked admin's chain, or one that we have outlived: what is known already decides.
                 self._context.count(f"initiation {error.reason}")
                 continue
@@ -399,6 +406,9 @@ class Node:
     def _sync_members(self, now: Now) -> None:
         """Bring `peers` in line with the membership."""
         members = self.membership.members
+        if members is self._synced:
+            return
+        self._synced = members
         changed = False
         for peer in list(self.peers.values()):
             member = members.get(peer.id)
@@ -504,13 +514,16 @@ class Node:
 
     def _observed(self, now: Now) -> None:
         """A peer has told how it sees us."""
-        seen = [endpoint for peer in self.peers.values() for endpoint in peer.reflexive.values()]
+        seen = [e for peer in self.peers.values() for e in dict.fromkeys(peer.reflexive.values())]
         if self._own_record.set_observed(seen):
             timers = self._context.timers
-            if timers.deadline(self.OWNER, "record") is None:
-                timers.set(self.OWNER, "record", now.boot + SECOND // 2)
+            due = timers.deadline(self.OWNER, "record")
+            soon = max(now.boot + SECOND // 2, self._published + RECORD_GAP)
+            if due is None or soon < due:
+                timers.set(self.OWNER, "record", soon)
 
     def _publish_record(self, now: Now) -> None:
+        self._published = now.boot
         raw = self._own_record.sign(now)
         self.membership.add_untrusted(raw, now.wall)
         self._gossip.publish([raw], now)
