@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from meshnode.crypto.primitives import short_hash
 from meshnode.proto.constants import (
@@ -37,8 +38,23 @@ MESSAGE_BYTES = 1000
 
 SUMMARY_ITEMS = 100
 
+INCOME = 2
+"""What a peer may send us, in units of what it may make us send: true news never comes near that."""
+
 ORPHANED = ("record of a stranger", "signer unknown")
 MAX_ORPHANS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class _Inventory:
+    """All that is known at one version of the membership, arranged as the messages need it."""
+
+    version: int
+    digest: bytes
+    buckets: tuple[tuple[bytes, ...], ...]
+    hashes: tuple[bytes, ...]
+    by_short: dict[bytes, bytes]
+    place: dict[bytes, int]
 
 
 class Gossip:
@@ -59,10 +75,10 @@ class Gossip:
         self._up_peers = up_peers
         self._learned = learned
         self._budgets: dict[PeerId, Bucket] = {}
+        self._income: dict[PeerId, Bucket] = {}
         self._differs: dict[PeerId, bytes] = {}
         self._syncing: dict[PeerId, Nanos] = {}
-        self._digest: tuple[int, bytes] | None = None
-        self._version = 0
+        self._cached: _Inventory | None = None
         self._orphans: deque[bytes] = deque(maxlen=MAX_ORPHANS)
         context.timers.set(self.OWNER, "digest", now.boot + DIGEST_INTERVAL)
 
@@ -74,14 +90,13 @@ class Gossip:
         self._send_digest(peer)
 
     def peer_gone(self, peer: PeerId) -> None:
-        for table in (self._budgets, self._differs, self._syncing):
+        for table in (self._budgets, self._income, self._differs, self._syncing):
             table.pop(peer, None)
 
     def publish(self, items: list[bytes], now: Now) -> None:
-        """Something of our own is new: tell everybody."""
-        self._version += 1
+        """Something of our own is new: tell everybody. No budget holds that up, whoever has spent it on what."""
         for peer in self._up_peers():
-            self._send_items(peer, items, now)
+            self._send_items(peer, items, None, now)
 
     def handle_untrusted(self, peer: PeerId, message: ControlMessage, now: Now) -> None:
         """One gossip message from `peer`."""
@@ -109,9 +124,7 @@ class Gossip:
 
     def digest(self) -> bytes:
         """16 bytes that are equal exactly where two nodes know the same."""
-        if self._digest is None or self._digest[0] != self._version:
-            self._digest = (self._version, short_hash(*sorted(self._membership.everything())))
-        return self._digest[1]
+        return self._inventory().digest
 
     def _send_digest(self, peer: PeerId) -> None:
         count = len(self._membership.everything())
@@ -124,7 +137,9 @@ class Gossip:
             return
         self._differs[peer] = message.hash
         self._start_syncs(now)
-        self._context.timers.set(self.OWNER, "digest", now.boot + SYNC_TIMEOUT)
+        due = self._context.timers.deadline(self.OWNER, "digest")
+        if due is None or now.boot + SYNC_TIMEOUT < due:  # never later: else a peer could silence us
+            self._context.timers.set(self.OWNER, "digest", now.boot + SYNC_TIMEOUT)
 
     def _start_syncs(self, now: Now) -> None:
         """Ask a few of those that differ for the difference: a newcomer shall not get everything from everybody."""
@@ -135,50 +150,61 @@ class Gossip:
                 del self._differs[peer]
             elif peer not in self._syncing and len(self._syncing) < SYNCS_AT_ONCE:
                 self._syncing[peer] = now.boot
-                self._context.send_control(peer, Buckets(self._bucket_hashes()))
+                self._differs[peer] = self._differs.pop(peer)  # next time it is another's turn first
+                self._context.send_control(peer, Buckets(self._inventory().hashes))
 
-    def _buckets(self) -> list[list[bytes]]:
-        buckets: list[list[bytes]] = [[] for _ in range(BUCKETS)]
-        for item in sorted(self._membership.everything()):
-            buckets[item[0] % BUCKETS].append(item)
-        return buckets
-
-    def _bucket_hashes(self) -> tuple[bytes, ...]:
-        return tuple(short_hash(*bucket)[:SHORT] for bucket in self._buckets())
+    def _inventory(self) -> _Inventory:
+        membership = self._membership
+        if self._cached is None or self._cached.version != membership.version:
+            items = sorted(membership.everything())
+            buckets = tuple(tuple(i for i in items if i[0] % BUCKETS == n) for n in range(BUCKETS))
+            self._cached = _Inventory(
+                membership.version,
+                short_hash(*items),
+                buckets,
+                tuple(short_hash(*bucket)[:SHORT] for bucket in buckets),
+                {item[:SHORT]: item for item in items},
+                {raw: n for n, raw in enumerate((*membership.statements(), *membership.records()))},
+            )
+        return self._cached
 
     def _read_buckets_untrusted(self, peer: PeerId, message: Buckets, now: Now) -> None:
         if len(message.hashes) != BUCKETS:
             raise BadPacket("buckets")
-        for number, (bucket, theirs) in enumerate(zip(self._buckets(), message.hashes, strict=True)):
-            if short_hash(*bucket)[:SHORT] == theirs or not self._afford(peer, 64 + SHORT * len(bucket), now):
-                continue
-            shorts = [item[:SHORT] for item in bucket]
-            self._context.send_control(peer, Summary(number, tuple(shorts[:SUMMARY_ITEMS])))
+        inventory = self._inventory()
+        for number, (ours, theirs) in enumerate(zip(inventory.hashes, message.hashes, strict=True)):
+            shorts = [item[:SHORT] for item in inventory.buckets[number][:SUMMARY_ITEMS]]
+            if ours != theirs and self._afford(peer, 64 + SHORT * len(shorts), now):
+                self._context.send_control(peer, Summary(number, tuple(shorts)))
 
     def _read_summary_untrusted(self, peer: PeerId, message: Summary, now: Now) -> None:
         if message.bucket >= BUCKETS:
             raise BadPacket("bucket")
-        ours = {item[:SHORT]: item for item in self._buckets()[message.bucket]}
+        ours = {item[:SHORT]: item for item in self._inventory().buckets[message.bucket]}
         theirs = dict.fromkeys(message.items)
         everything = self._membership.everything()
-        self._send_items(peer, [everything[i].raw for s, i in ours.items() if s not in theirs], now)
+        self._send_items(peer, [everything[i].raw for s, i in ours.items() if s not in theirs], peer, now)
         wanted = tuple(s for s in theirs if s not in ours)
         if wanted and self._afford(peer, SHORT * len(wanted), now):
             self._context.send_control(peer, Want(wanted))
 
     def _read_want(self, peer: PeerId, message: Want, now: Now) -> None:
         everything = self._membership.everything()
-        wanted = dict.fromkeys(message.items)
-        self._send_items(peer, [s.raw for h, s in everything.items() if h[:SHORT] in wanted], now)
+        by_short = self._inventory().by_short
+        wanted = [by_short[short] for short in dict.fromkeys(message.items) if short in by_short]
+        self._send_items(peer, [everything[item].raw for item in wanted], peer, now)
 
     # --- items --------------------------------------------------------------------------------------------------------
 
-    def _send_items(self, peer: PeerId, items: list[bytes], now: Now) -> None:
-        """Pack statements and records into as few messages as they need, signers before those they vouch for."""
+    def _send_items(self, peer: PeerId, items: list[bytes], payer: PeerId | None, now: Now) -> None:
+        """Pack statements and records into as few messages as they need, signers before those they vouch for.
+
+        `payer` is who makes us send them, and has a budget for that.
+        """
         batch: list[bytes] = []
         size = 0
         for raw in self._in_order(items):
-            if not self._afford(peer, len(raw), now):
+            if payer is not None and not self._afford(payer, len(raw), now):
                 break
             if size + len(raw) > MESSAGE_BYTES and batch:
                 self._context.send_control(peer, Statements(tuple(batch)))
@@ -192,9 +218,7 @@ class Gossip:
         """By kind of dependency: what vouches first. Genesis never travels so: all have it from their enrolment."""
         if len(items) < 2:
             return items
-        place = {
-            raw: n for n, raw in enumerate((*self._membership.statements(), *self._membership.records()))
-        }
+        place = self._inventory().place
         return sorted((raw for raw in items if raw in place), key=place.__getitem__)
 
     def _read_items_untrusted(self, peer: PeerId, message: Statements, now: Now) -> None:
@@ -203,16 +227,19 @@ class Gossip:
         Messages overtake each other, so an item may come before the one that vouches for it: such orphans wait, a
         few of them, and are tried again when something new has come.
         """
+        if peer not in self._income:  # its first datagram, perhaps
+            self._income[peer] = Bucket(INCOME * GOSSIP_BYTES_PER_SECOND, INCOME * GOSSIP_BURST, now.boot)
+        if not self._income[peer].take(now.boot, sum(map(len, message.items))):
+            raise BadPacket("gossip flood")
         news = [raw for raw in message.items if self._learn(raw, peer, now)]
         if news:
             orphans, self._orphans = self._orphans, deque(maxlen=MAX_ORPHANS)
             news += [raw for raw in orphans if self._learn(raw, peer, now)]
             others = [p for p in self._up_peers() if p != peer]
             for other in self._choose(others, GOSSIP_FANOUT):
-                self._send_items(other, news, now)
-            if not self._syncing:
-                return
-            self._start_syncs(now)
+                self._send_items(other, news, peer, now)
+            if self._syncing:
+                self._start_syncs(now)
 
     def _learn(self, raw: bytes, peer: PeerId, now: Now) -> bool:
         try:
@@ -224,13 +251,8 @@ class Gossip:
             return False
         if signed is None:
             return False
-        self._version += 1
         self._learned(signed, peer, now)
         return True
-
-    def changed(self) -> None:
-        """The membership learnt something by another way than gossip."""
-        self._version += 1
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

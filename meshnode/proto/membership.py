@@ -90,6 +90,8 @@ class Membership:
         self._known: dict[bytes, int] = {signed.body.root: 0}
         self._successions: dict[bytes, SignedStatement] = {}
         self._granted: dict[bytes, None] = {}
+        self.version = 0
+        """Grows with every change of what is kept."""
         self._wall = wall
         self._view: _View | None = None
 
@@ -251,6 +253,7 @@ class Membership:
     def _keep(self, key: _Key, held: SignedStatement | None, signed: SignedStatement) -> None:
         if held is not None:
             del self._hashes[held.hash]
+        self.version += 1
         self._kept.setdefault(signed.signer, {})[key] = signed
         self._hashes[signed.hash] = signed
         if isinstance(signed.body, Grant):
@@ -289,6 +292,7 @@ class Membership:
         self._verify_untrusted(signed)
         if held is not None:
             del self._hashes[held.hash]
+        self.version += 1
         self._records[peer] = signed
         self._hashes[signed.hash] = signed
         return signed

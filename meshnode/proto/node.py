@@ -344,7 +344,6 @@ class Node:
                 self._context.count(f"initiation {error.reason}")
                 continue
             if signed is not None:
-                self._gossip.changed()
                 self._learned(signed, self.id, now)
         self._sync_members(now)
         member = self.membership.by_static(static)
