@@ -138,6 +138,7 @@ class Peer:
         self.why = "not reached yet"
         self.greatest_timestamp = 0
         self.reflexive: dict[Path, Endpoint] = {}
+        self._seen: tuple[Path, Endpoint] | None = None
         self._context = context
         self._timestamps = timestamps
         self._surroundings = surroundings
@@ -378,16 +379,19 @@ class Peer:
 
     def heard(self, opened: Opened, now: Now) -> None:
         """An authenticated datagram with frames for the core (before its frames are served)."""
-        if len(self._counted) >= CANDIDATES_PER_PEER:
-            self._counted.clear()  # notes were lost: nothing that depends on others may add up
-        self._counted[opened.path] = self._counted.get(opened.path, 0) + opened.size
-        self._heard(opened.local_index, opened.path, opened.size, now)
+        size = opened.size
+        if opened.path in self._counted or len(self._counted) < CANDIDATES_PER_PEER:
+            self._counted[opened.path] = self._counted.get(opened.path, 0) + size
+        else:
+            size = 0  # so many sources at once: what they sent is credited once, by the note that follows
+        self._heard(opened.local_index, opened.path, size, now)
 
     def read_probe_untrusted(self, body: bytes, opened: Opened) -> None:
         """Answer a probe where it came from, never with more bytes than it had.
 
         One from an unproven source is answered on the active path, too: it may be a copy that overtook the original,
-        sent by somebody who will not pass the answer on.
+        sent by somebody who will not pass the answer on. Where nothing is known of the source (the table is full of
+        others) that is the only answer: what nobody keeps account of gets nothing.
         """
         probe = parse_probe_untrusted(body)
         udp = opened.path.kind is not PathKind.RELAY
@@ -396,9 +400,9 @@ class Peer:
         ecn = Ecn.ECT0 if probe.mode is ProbeMode.ECN else Ecn.NOT_ECT
         payload = pack_frame(FrameType.ECHO, echo.pack())
         candidate = self.paths.find(opened.path)
-        if candidate is not None and not candidate.proven and self.paths.active is not None:
+        if (candidate is None or not candidate.proven) and self.paths.active is not None:
             self._context.tell(SendFrames(self.id, payload, self.paths.active, opened.local_index, ecn))
-        if candidate is not None and not self.paths.may_send(candidate, MINIMUM_DATA + len(payload)):
+        if candidate is None or not self.paths.may_send(candidate, MINIMUM_DATA + len(payload)):
             raise BadPacket("echo budget")
         self._context.tell(SendFrames(self.id, payload, opened.path, opened.local_index, ecn))
 
@@ -415,19 +419,26 @@ class Peer:
         if echo.token in self._pings:
             del self._pings[echo.token]
             self._context.tell(Pong(self.id, echo.token, rtt, path))
-        if echo.seen is not None:
-            proven = self.paths.proven()
-            self.reflexive = {p: seen for p, seen in self.reflexive.items() if p in proven}
-            self.reflexive[path] = echo.seen
+        self._see(path, echo.seen)
         self._settle(now)
         self._schedule_probe(now)
+
+    def _see(self, path: Path, seen: Endpoint | None) -> None:
+        """How the peer saw a probe on `path`. Twice the same is believed: a single copy from elsewhere that overtook
+        the original must not become our address in everybody's eyes."""
+        proven = self.paths.proven()
+        self.reflexive = {p: e for p, e in self.reflexive.items() if p in proven}
+        if seen is None:
+            return
+        before, self._seen = self._seen, (path, seen)
+        if before == self._seen:
+            self.reflexive[path] = seen
 
     def _read_quality_untrusted(self, echo: Echo, now: Now) -> None:
         changed = None if self.quality is None else self.quality.echoed(echo, now.boot)
         if changed is None or self.quality is None:
             raise BadPacket("echo unasked")
-        if echo.seen is not None:
-            self.reflexive[self.quality.path] = echo.seen
+        self._see(self.quality.path, echo.seen)
         self._settle_paths(now)
         self._schedule_quality(now)
 
