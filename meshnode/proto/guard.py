@@ -130,7 +130,7 @@ class CookieJar:
     def seal_macs(self, body: bytes, path: Path, now: Nanos) -> bytes:
         """The initiation `body` with mac1, and mac2 where `path` has given us a cookie."""
         mac1 = keyed_hash(self._mac1_key, body, MAC_SIZE)
-        if mac1 != self._last_mac1:
+        if not equal(mac1, self._last_mac1):
             self._last_mac1, self._asked = mac1, {}
         self._asked[path] = None
         cookie = self._cookies.get(path)
