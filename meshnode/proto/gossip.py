@@ -51,7 +51,7 @@ class _Inventory:
 
     version: int
     digest: bytes
-    buckets: tuple[tuple[bytes, ...], ...]
+    buckets: list[list[bytes]]
     hashes: tuple[bytes, ...]
     by_short: dict[bytes, bytes]
     place: dict[bytes, int]
@@ -157,7 +157,9 @@ class Gossip:
         membership = self._membership
         if self._cached is None or self._cached.version != membership.version:
             items = sorted(membership.everything())
-            buckets = tuple(tuple(i for i in items if i[0] % BUCKETS == n) for n in range(BUCKETS))
+            buckets: list[list[bytes]] = [[] for _ in range(BUCKETS)]
+            for item in items:
+                buckets[item[0] % BUCKETS].append(item)
             self._cached = _Inventory(
                 membership.version,
                 short_hash(*items),

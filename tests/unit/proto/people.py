@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from meshnode.crypto.primitives import SODIUM, hash32
 from meshnode.proto.constants import CLOCK_TOLERANCE_S
@@ -37,23 +38,23 @@ class Person:
 
     name: str
 
-    @property
+    @cached_property
     def seed(self) -> bytes:
         return hash32(b"identity", self.name.encode())
 
-    @property
+    @cached_property
     def static_secret(self) -> bytes:
         return hash32(b"static", self.name.encode())
 
-    @property
+    @cached_property
     def identity(self) -> bytes:
         return SODIUM.identity_key(self.seed)
 
-    @property
+    @cached_property
     def static(self) -> bytes:
         return SODIUM.public_key(self.static_secret)
 
-    @property
+    @cached_property
     def id(self) -> PeerId:
         return peer_id(self.identity)
 
