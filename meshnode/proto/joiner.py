@@ -57,6 +57,7 @@ from meshnode.wire.state import StoredState, pack_state
 from meshnode.wire.statement import Genesis, parse_statement_untrusted
 from meshnode.wire.token import Token
 
+BAD_TOKEN = "the key in the token is none: somebody has tampered with it, ask for a new one"
 NO_ANSWER = "the inviter did not answer at {}: check that its node runs and that its UDP port is reachable"
 
 
@@ -135,11 +136,11 @@ class Joiner:
             if reason == "give up":
                 where = ", ".join(str(p.remote) for p in self._paths) or "any endpoint of the token"
                 self._finish(EnrolmentRefused(NO_ANSWER.format(where)))
-            elif reason == "initiate" and self._session is None:
+            elif reason == "initiate":
                 self._initiate(now)
-            elif reason == "redeem" and self._redeems < REDEEMS_PER_SESSION:
+            elif self._redeems < REDEEMS_PER_SESSION:
                 self._redeem(now)
-            elif reason == "redeem":
+            else:
                 self._start_over(now)
 
     def poll_timeout(self) -> tuple[Nanos, str] | None:
@@ -167,7 +168,11 @@ class Joiner:
             grants=(),
             invitation=invitation_id(self._token.secret),
         )
-        body = self._exchange.write(payload, context.entropy.token(32))
+        try:
+            body = self._exchange.write(payload, context.entropy.token(32))
+        except BadPacket:
+            self._finish(EnrolmentRefused(BAD_TOKEN))
+            return
         for path in self._paths:
             context.transmit(path, self._jar.seal_macs(body, path, now.boot))
         gap = EARLY_RETRIES[self._tries] if self._tries < len(EARLY_RETRIES) else REKEY_TIMEOUT
@@ -236,8 +241,6 @@ class Joiner:
         self._finish(Enrolled(pack_state(state)))
 
     def _finish(self, outcome: Enrolled | EnrolmentRefused) -> None:
-        if self._done:
-            return
         self._done = True
         for reason in ("give up", "initiate", "redeem"):
             self._context.timers.cancel("joiner", reason)
