@@ -18,7 +18,7 @@ from meshnode.proto.constants import (
 from meshnode.proto.invitations import InvitationTerms
 from meshnode.proto.joiner import Joiner
 from meshnode.proto.node import Node
-from meshnode.values import MILLISECOND, SECOND, Endpoint, LinkChanged, Opened, Path, PathKind, RawFrame
+from meshnode.values import SECOND, Endpoint, LinkChanged, Opened, Path, PathKind, RawFrame
 from meshnode.wire.control import (
     ControlMessage,
     Digest,
@@ -28,54 +28,16 @@ from meshnode.wire.control import (
     Refused,
     Statements,
     pack_control,
-    parse_control_untrusted,
 )
-from meshnode.wire.frames import FRAME_HEADER, FrameType
+from meshnode.wire.frames import FrameType
 from meshnode.wire.header import MessageType
 from meshnode.wire.state import parse_state_untrusted
 from meshnode.wire.statement import Genesis, Role
-from tests.unit.proto.neighbours import LATENCY, Parcel, Station, Street
+from tests.unit.proto.joining import asking, controls, of_type, scene, wait
+from tests.unit.proto.neighbours import LATENCY, Parcel, Station
 from tests.unit.proto.people import Person, grant, sign
 
 NOWHERE = Endpoint("203.0.113.77", 4655)
-
-
-def controls(parcels: list[Parcel], kind: type[ControlMessage]) -> list[Parcel]:
-    """The parcels that carry one control message of this kind."""
-
-    def carries(parcel: Parcel) -> bool:
-        if parcel.keys is None or parcel.data[:1] != bytes([FrameType.CONTROL]):
-            return False
-        return isinstance(parse_control_untrusted(parcel.data[FRAME_HEADER.size :]), kind)
-
-    return [parcel for parcel in parcels if carries(parcel)]
-
-
-def of_type(parcels: list[Parcel], kind: MessageType) -> list[Parcel]:
-    return [p for p in parcels if p.keys is None and p.data[0] == kind]
-
-
-def scene() -> tuple[Street, Station, Station]:
-    """A founder, and somebody who is about to join."""
-    street = Street()
-    ann = street.found()
-    return street, ann, street.station("bob")
-
-
-def wait(street: Street, joiner: Station) -> str | None:
-    street.run_until(lambda: joiner.outcome is not None, ENROLMENT_TIME + SECOND)
-    street.run(MILLISECOND)
-    return joiner.outcome
-
-
-def asking(street: Street, ann: Station, bob: Station) -> Joiner:
-    """A joiner with a session whose redemption gets no answer."""
-    street.drops = lambda p: p.keys is not None and p.source == ann.endpoint
-    bob.join(ann.invite())
-    street.run(SECOND // 2)
-    assert isinstance(bob.core, Joiner)
-    assert bob.plane.sessions
-    return bob.core
 
 
 def tell(joiner: Station, *messages: ControlMessage) -> None:
