@@ -114,6 +114,8 @@ class Host:
         self.tolerates_errors = False
         """Set by tests that provoke a failure which the node must report as an error."""
         self.sends_nowhere = 0
+        self.relay = True
+        """`relay` of the settings, for nodes that start from now on."""
         self.saves: dict[int, str | None] = {}
         self._entropy = self.world.entropy(name)
         self._alarm: Event | None = None
@@ -285,7 +287,7 @@ class Host:
         identity, static = self.disk.read("identity.key"), self.disk.read("static.key")
         if identity is None or static is None:
             return None
-        return NodeConfig(identity, static, self.disk.read("root.key"))
+        return NodeConfig(identity, static, self.disk.read("root.key"), relay=self.relay)
 
     def _run(self, core: Node | Joiner, node: Node | None) -> None:
         self._end("replaced")
@@ -293,7 +295,7 @@ class Host:
         equipment = self.equipment
         factory = equipment.invariants.nonces.watch(equipment.aead)
         own = node.id if node is not None else PeerId(b"")
-        self.plane = Plane(PlaneConfig(own=own), self._entropy, self.clock.now(), factory)
+        self.plane = Plane(PlaneConfig(own=own, relay=self.relay), self._entropy, self.clock.now(), factory)
         self.node = node
         self.process = Process(
             self.name, core, self.plane, self.clock.now, self._send, self._deliver, self._told
