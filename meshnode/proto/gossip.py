@@ -1,6 +1,6 @@
 """Anti-entropy: members that meet end up with the union of what they know (docs/protocol.md section 5).
 
-Digest first, difference after. A digest names everything known; a different one is answered with the hashes of 64
+Digest first, difference after. A digest names everything known; a different one is answered with the hashes of 32
 buckets, those that differ with the short hashes of their items, and these with the items that the other side lacks and
 a list of what it should send back. Each message stands for itself, so loss only costs the next round. What is new goes
 on at once: its origin tells every peer, everybody else a few at random; digests repair the rest.
@@ -29,14 +29,15 @@ from meshnode.values import BadPacket, Nanos, Now, PeerId
 from meshnode.wire.control import Buckets, ControlMessage, Digest, Statements, Summary, Want
 from meshnode.wire.statement import SignedStatement
 
-BUCKETS = 64
+BUCKETS = 32
+"""So many hashes fit into a message over the smallest underlay, of 576 bytes."""
 SHORT = 8
 """Bytes of an item's hash in summaries: a collision only delays an item until a later statement replaces one."""
 
 MESSAGE_BYTES = 1000
 """Items packed into one control message, with room for its frame and headers below 1,200."""
 
-SUMMARY_ITEMS = 100
+SUMMARY_ITEMS = 40
 
 INCOME = 2
 """What a peer may send us, in units of what it may make us send: true news never comes near that."""
@@ -69,10 +70,13 @@ class Gossip:
         up_peers: Callable[[], list[PeerId]],
         learned: Callable[[SignedStatement, PeerId, Now], None],
         now: Now,
+        room: Callable[[PeerId], int] = lambda peer: MESSAGE_BYTES,
     ) -> None:
+        """`room`: how many bytes of items one message to a peer may have, by its path's MTU."""
         self._context = context
         self._membership = membership
         self._up_peers = up_peers
+        self._room = room
         self._learned = learned
         self._budgets: dict[PeerId, Bucket] = {}
         self._income: dict[PeerId, Bucket] = {}
@@ -204,11 +208,11 @@ class Gossip:
         `payer` is who makes us send them, and has a budget for that.
         """
         batch: list[bytes] = []
-        size = 0
+        size, room = 0, self._room(peer)
         for raw in self._in_order(items):
             if payer is not None and not self._afford(payer, len(raw), now):
                 break
-            if size + len(raw) > MESSAGE_BYTES and batch:
+            if size + len(raw) > room and batch:
                 self._context.send_control(peer, Statements(tuple(batch)))
                 batch, size = [], 0
             batch.append(raw)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from meshnode.crypto.primitives import Ciphers
 from meshnode.proto.constants import RECORD_GAP, RECORD_INTERVAL, RELAYS_TRIED, TIMESTAMP_TOLERANCE
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
-from meshnode.proto.gossip import Gossip
+from meshnode.proto.gossip import MESSAGE_BYTES, Gossip
 from meshnode.proto.guard import Guard, Verdict
 from meshnode.proto.guests import Guests, Promise
 from meshnode.proto.handshake import ResponderExchange
@@ -76,6 +76,9 @@ from meshnode.wire.token import Token
 SAVE_DELAY: Nanos = 2 * SECOND
 """Changes that nobody waits for are collected this long before they go to disk."""
 
+GOSSIP_OVERHEAD = 48 + 36 + 16
+"""IPv6 and UDP, seal and frame, and msgpack round the items."""
+
 HOUSEKEEPING: Nanos = 60 * SECOND
 
 
@@ -105,7 +108,7 @@ class Node:
         self._guests = Guests(
             context, self.membership, self._invitations, self.registrar, self._save_now, self._granted
         )
-        self._gossip = Gossip(context, self.membership, self._up_peers, self._learned, now)
+        self._gossip = Gossip(context, self.membership, self._up_peers, self._learned, now, self._gossip_room)
         self._own_record = OwnRecord(self.membership, self.id, config.identity_seed, config.relay)
         self._remembered = dict(state.endpoints)
         self._greatest = dict(state.timestamps)
@@ -505,6 +508,11 @@ class Node:
             self.membership.add_untrusted(raw, now.wall)
         except BadPacket:
             return
+
+    def _gossip_room(self, peer: PeerId) -> int:
+        """What a gossip message to `peer` may carry: small underlays get small messages."""
+        quality = self.peers[peer].quality
+        return MESSAGE_BYTES if quality is None else min(MESSAGE_BYTES, quality.mtu - GOSSIP_OVERHEAD)
 
     def _up_peers(self) -> list[PeerId]:
         return [p.id for p in self.peers.values() if p.up]

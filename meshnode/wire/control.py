@@ -76,7 +76,7 @@ class GoodbyeMessage:
 
 @dataclass(frozen=True, slots=True)
 class Buckets:
-    """One hash (8) for each of the 64 buckets into which the first byte of their hash sorts all items, modulo 64."""
+    """One hash (8) for each of the 32 buckets into which the first byte of their hash sorts all items, modulo 32."""
 
     hashes: tuple[bytes, ...]
 
@@ -133,7 +133,7 @@ SCHEMA: dict[int, tuple[type[ControlMessage], tuple[Field[Any], ...]]] = {
     5: (Statements, (_STATEMENTS,)),
     6: (GoodbyeMessage, (text(MAX_TEXT),)),
     7: (Buckets, (_SHORTS,)),
-    8: (Summary, (integer(0, 63), _SHORTS)),
+    8: (Summary, (integer(0, 31), _SHORTS)),
     9: (Want, (_SHORTS,)),
     10: (Punch, (each(binary(7, 19), MAX_ENDPOINTS), boolean)),
 }

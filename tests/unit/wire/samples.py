@@ -86,7 +86,7 @@ CONTROLS: tuple[control.ControlMessage, ...] = (
     control.Statements((signed(RECORD), signed(REVOCATION))),
     control.GoodbyeMessage("the node stops"),
     control.Buckets((bytes(8),) * 64),
-    control.Summary(63, (bytes(8), bytes(range(8)))),
+    control.Summary(31, (bytes(8), bytes(range(8)))),
     control.Want((bytes(range(8)),)),
     control.Punch((bytes.fromhex("04122fc0000201"),), False),
 )

@@ -41,7 +41,7 @@ messages: st.SearchStrategy[ControlMessage] = st.one_of(
     st.builds(Statements, lists),
     st.builds(GoodbyeMessage, printable),
     st.builds(Buckets, shorts),
-    st.builds(Summary, st.integers(0, 63), shorts),
+    st.builds(Summary, st.integers(0, 31), shorts),
     st.builds(Want, shorts),
 )
 
