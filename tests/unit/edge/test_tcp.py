@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -19,74 +18,14 @@ from meshnode.edge import tcp, tcp_connection
 from meshnode.edge.errors import EdgeError
 from meshnode.edge.proxy import Proxy, ProxyKind
 from meshnode.edge.strangers import STRANGERS, STRANGERS_PER_SOURCE
-from meshnode.edge.tcp import ACCEPTED, TcpTransport
+from meshnode.edge.tcp import ACCEPTED
 from meshnode.edge.tcp_connection import EARLY_DATAGRAMS, FIRST_QUEUE
 from meshnode.edge.tcp_listener import Exhausted, TcpListener
 from meshnode.edge.udp import SendResult
-from meshnode.values import SECOND, Datagram, Endpoint, Nanos, Now, Path, PathKind, PeerId
+from meshnode.values import SECOND, Endpoint, Path, PathKind, PeerId
+from tests.unit.edge.streams import DATA, LOOPBACK, Mill, datagram, ended, framed, turn_until
 
 PEER = PeerId(bytes(16))
-LOOPBACK = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
-DATA = 4
-
-
-class Mill:
-    """What the mill is to a transport: an epoll descriptor, and a clock that moves when it is told to."""
-
-    def __init__(self, listen: bool = True, proxy: Proxy | None = None, mark: int | None = None) -> None:
-        self.boot: Nanos = 1000 * SECOND
-        self.epoll = select.epoll()
-        self.watched: dict[int, bool] = {}
-        self.inbox: list[Datagram] = []
-        self.registered = 0
-        self.tcp = TcpTransport(
-            0, listen, mark, proxy, self.register, self.unregister, lambda: Now(self.boot, 0)
-        )
-        self.counters = self.tcp.counters
-
-    def register(self, fd: int, want_write: bool) -> None:
-        events = select.EPOLLIN | (select.EPOLLOUT if want_write else 0)
-        if fd in self.watched:
-            self.epoll.modify(fd, events)
-        else:
-            self.epoll.register(fd, events)
-            self.registered += 1
-        self.watched[fd] = want_write
-
-    def unregister(self, fd: int) -> None:
-        self.epoll.unregister(fd)  # fails on a descriptor that is closed already
-        del self.watched[fd]
-
-    def met(self) -> int:
-        """How many connections it has had, those that it refused included."""
-        return self.registered + sum(
-            self.counters[f"tcp_accept_{why}"] for why in ("source_limit", "duplicate")
-        )
-
-    def turn(self) -> None:
-        self.inbox += self.tcp.receive_batch([fd for fd, _ in self.epoll.poll(0.002)])
-
-    def after(self, seconds: float) -> None:
-        """One turn, so much later."""
-        self.boot += int(seconds * SECOND)
-        self.turn()
-
-    def path(self, family: socket.AddressFamily = socket.AF_INET) -> Path:
-        """The path on which others dial us."""
-        return Path(PathKind.TCP, Endpoint(LOOPBACK[family], self.tcp.port))
-
-    def close(self) -> None:
-        self.tcp.close()
-        assert self.watched == {}
-        self.epoll.close()
-
-
-def turn_until(done: Callable[[], object], *mills: Mill) -> None:
-    deadline = time.monotonic() + 10
-    while not done():
-        assert time.monotonic() < deadline, "it does not come to pass"
-        for each in mills:
-            each.turn()
 
 
 @pytest.fixture
@@ -141,17 +80,8 @@ def server(stack: ExitStack) -> socket.socket:
     return listener
 
 
-def datagram(number: int, size: int = 1200) -> bytes:
-    """One that could be sealed data."""
-    return (bytes([DATA]) + number.to_bytes(4, "big")).ljust(size, b"x")
-
-
 def batch(path: Path, count: int, size: int = 1200) -> Batch:
     return Batch(PEER, path, b"".join(datagram(number, size) for number in range(count)), size, 2, 0)
-
-
-def framed(*datagrams: bytes) -> bytes:
-    return b"".join(struct.pack(">H", len(each)) + each for each in datagrams)
 
 
 def bodies(mill: Mill) -> list[bytes]:
@@ -167,17 +97,6 @@ def introduce(here: Mill, there: Mill, family: socket.AddressFamily = socket.AF_
     here.tcp.validated(out)
     there.tcp.validated(back)
     return out, back
-
-
-def ended(stream: socket.socket) -> bytes:
-    """All that still comes on a plain socket until the other side closes or resets it."""
-    received = b""
-    try:
-        while piece := stream.recv(4096):
-            received += piece
-    except ConnectionResetError:
-        pass
-    return received
 
 
 # --- traffic --------------------------------------------------------------------------------------------------------
@@ -274,6 +193,18 @@ def test_a_full_connection_is_back_pressure_and_loses_nothing(here: Mill, there:
     assert bodies(there) == [datagram(number) for number in range(total)]
     assert here.counters == {}
     assert not any(here.watched.values())
+
+
+def test_what_comes_in_does_not_hide_that_nothing_goes_out(here: Mill, there: Mill) -> None:
+    for fd in there.watched:
+        with socket.socket(fileno=os.dup(fd)) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)  # which does not grow any more
+    out, back = introduce(here, there)
+    while fill(here, out):
+        pass
+    there.tcp.send_one(back, b"hello")
+    turn_until(lambda: here.inbox, here)
+    assert list(here.watched.values()).count(True) == 1
 
 
 class Miser:
