@@ -250,7 +250,7 @@ def test_news_does_not_go_back_to_where_it_came_from() -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(seed=st.integers(0, 10_000), loss=st.integers(0, 60), count=st.integers(2, 6))
+@given(seed=st.integers(0, 10_000), loss=st.integers(0, 40), count=st.integers(2, 6))
 def test_under_loss_all_agree_in_the_end(seed: int, loss: int, count: int) -> None:
     circle = Circle(*(f"node{n}" for n in range(count)))
     dice = Dice(str(seed))
