@@ -46,12 +46,11 @@ class SyscallCount:
 
     def __init__(self, end: End) -> None:
         self._end = end
-        self._calls = self._sent = self._received = 0
+        self.calls = 0
 
     def __enter__(self) -> Self:
         if find_tool("perf") is None:
             raise LabError("perf not found: apt-get install linux-perf")
-        self._tcp = snmp(self._end.host)["Tcp"]
         pids = ",".join(map(str, self._end.pids))
         argv = ["perf", "stat", "-x", ",", "-e", _EVENT, "-p", pids]
         self._perf = Process(argv, self._end.host.directory / "perf.log")
@@ -64,19 +63,16 @@ class SyscallCount:
         self._perf.wait(10)
         output = self._perf.output
         self._perf.stop()
-        after = snmp(self._end.host)["Tcp"]
-        self._sent = after["OutSegs"] - self._tcp["OutSegs"]
-        self._received = after["InSegs"] - self._tcp["InSegs"]
         counts = [line.split(",")[0] for line in output.splitlines() if _EVENT in line]
-        if error is None and not (counts and counts[0].isdigit()):
+        if counts and counts[0].isdigit():
+            self.calls = int(counts[0])
+        elif error is None:
             raise LabError("perf counts no system calls here")
-        self._calls = int(counts[0]) if counts and counts[0].isdigit() else 0
 
-    @property
-    def per_segment_sent(self) -> float:
-        """TCP segments as they are on the wire, whatever superpackets carried them to it."""
-        return self._calls / max(1, self._sent)
 
-    @property
-    def per_segment_received(self) -> float:
-        return self._calls / max(1, self._received)
+def segments_sent(end: End) -> int:
+    """TCP segments that the host has sent as they are on the wire, whatever superpackets carried them to it.
+
+    The other host is no witness: its InSegs counts a superpacket once.
+    """
+    return snmp(end.host)["Tcp"]["OutSegs"]

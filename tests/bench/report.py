@@ -41,7 +41,7 @@ _METHOD: Final = """## How it is measured
 - *64-byte UDP* is sent as fast as one iperf3 can, and counted where it arrives.
 - CPU is user and system time of the VPN's own processes on both ends, for 10⁹ bytes of payload.
 - System calls are counted by the kernel (`perf stat`) in the daemon, those for ACKs and timers included, and
-  divided by the TCP segments that its host sent or received.
+  divided by the TCP segments of the stream, each of which is one datagram.
 - The last column is meshnode's figure against the best of the other VPNs in the same run; above 1 it is better,
   whichever way the figure goes. Only such ratios travel to other machines.
 """
