@@ -14,6 +14,7 @@ from meshnode.wire.handshake import split_macs
 from meshnode.wire.state import parse_state_untrusted
 from meshnode.wire.statement import parse_statement_untrusted
 from tests.sim.attacker import Attacker
+from tests.sim.footprint import check_bounds
 from tests.sim.host import Host
 from tests.sim.link import UdpPacket
 from tests.sim.mesh import Mesh
@@ -43,11 +44,14 @@ class Field:
         self.mesh.run_for(int(seconds * SECOND))
 
     def works(self, within: int = 5) -> bool:
-        """Whether everybody still pings everybody."""
+        """Whether everybody still pings everybody, and remembers no more than it may."""
         try:
             self.mesh.everybody_pings(within * SECOND)
         except AssertionError:
             return False
+        for host in self.mesh.hosts.values():
+            if host.running:
+                check_bounds(host)
         return True
 
 

@@ -16,6 +16,7 @@ from itertools import combinations
 
 from meshnode.proto.invitations import InvitationTerms
 from meshnode.values import MILLISECOND, SECOND, Nanos, PathKind
+from tests.sim.footprint import check_bounds
 from tests.sim.host import Host, Power
 from tests.sim.mesh import UPLINK, Mesh
 from tests.sim.nat import FULL_CONE, PORT_RESTRICTED, SYMMETRIC
@@ -202,6 +203,8 @@ class Story:
                 raise AssertionError(f"not back after {PATIENCE // SECOND} s: {'; '.join(missing)}")
             self.mesh.run_for(250 * MILLISECOND)
         self._check_strangers()
+        for host in self._running():
+            check_bounds(host)
         self._check_pings()
 
     def _missing(self) -> list[str]:
