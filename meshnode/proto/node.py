@@ -11,14 +11,20 @@ from collections import Counter
 from collections.abc import Sequence
 
 from meshnode.crypto.primitives import Ciphers
-from meshnode.proto.constants import RECORD_GAP, RECORD_INTERVAL, RELAYS_TRIED, TIMESTAMP_TOLERANCE
+from meshnode.proto.constants import (
+    MAX_CHAIN_BYTES,
+    RECORD_GAP,
+    RECORD_INTERVAL,
+    RELAYS_TRIED,
+    TIMESTAMP_TOLERANCE,
+)
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.proto.gossip import MESSAGE_BYTES, Gossip
 from meshnode.proto.guard import Guard, Verdict
 from meshnode.proto.guests import Guests, Promise
 from meshnode.proto.handshake import ResponderExchange
 from meshnode.proto.invitations import Invitations, InvitationTerms, Refusal
-from meshnode.proto.membership import Member, Membership
+from meshnode.proto.membership import Member, Membership, fitting
 from meshnode.proto.own_record import OwnRecord
 from meshnode.proto.paths import NEVER, Origin, usable_endpoint
 from meshnode.proto.peer import Peer
@@ -142,8 +148,8 @@ class Node:
         return self._own_record.endpoints()
 
     def chain(self) -> tuple[bytes, ...]:
-        """The statements that prove our membership."""
-        return self.membership.chain(self.identity)
+        """The statements that prove our membership, as many of them as message 1 holds."""
+        return fitting(self.membership.chain(self.identity), MAX_CHAIN_BYTES)
 
     def relays(self, peer: PeerId, turn: int) -> list[PeerId]:
         """Members that may relay to `peer`: those that we reach directly and that are willing, quickest first."""

@@ -37,6 +37,7 @@ from meshnode.values import (
     PathKind,
     PeerId,
     ProvePaths,
+    RawFrame,
     RemovePeer,
     RetireSession,
     SaveState,
@@ -48,7 +49,13 @@ from meshnode.values import (
     UsePath,
     UseSession,
 )
-from meshnode.wire.frames import pack_transmit_time, split_frames_untrusted
+from meshnode.wire.frames import (
+    FrameType,
+    pack_frame,
+    pack_transmit_time,
+    parse_relay_untrusted,
+    split_frames_untrusted,
+)
 from meshnode.wire.header import MINIMUM_DATA
 from meshnode.wire.state import pack_state, parse_state_untrusted
 from meshnode.wire.token import Token
@@ -70,6 +77,8 @@ class Parcel:
     keys: SessionKeys | None = None
     user: bool = False
     ecn: int = Ecn.NOT_ECT
+    via: Station | None = None
+    """Who relays it; a relay is never seen to lose anything that the way to it does not lose."""
 
     @property
     def size(self) -> int:
@@ -223,6 +232,9 @@ class Station:
         if core is None:
             return
         path = Path(PathKind.UDP, parcel.source)
+        if parcel.via is not None:
+            far = self.street.stations[parcel.source].person.id
+            path = Path(PathKind.RELAY, via=parcel.via.person.id, far=far)
         if parcel.keys is None:
             core.handle_datagram(parcel.data, path, self.now)
         else:
@@ -232,6 +244,7 @@ class Station:
                 return
             peer, keys = held
             _, frames = split_frames_untrusted(pack_transmit_time(0) + parcel.data)
+            frames = [frame for frame in frames if not self._forward(frame)]
             if frames:
                 opened = Opened(
                     peer, keys.local_index, path, self.now.boot, parcel.ecn, parcel.size, tuple(frames)
@@ -240,6 +253,14 @@ class Station:
             note = TrafficNote(peer, keys.local_index, path, received=1, received_bytes=parcel.size)
             core.handle_traffic([replace(note, received_data=int(parcel.user))], self.now)
         self.settle()
+
+    def _forward(self, frame: RawFrame) -> bool:
+        """Pass on a relayed handshake datagram that is for another, as the data plane does."""
+        if frame.type != FrameType.RELAY or parse_relay_untrusted(frame.body).destination == self.person.id:
+            return False
+        destination = parse_relay_untrusted(frame.body).destination
+        self._send_frames(SendFrames(destination, pack_frame(FrameType.RELAY, frame.body)))
+        return True
 
     def settle(self) -> None:
         core = self.core
@@ -262,7 +283,11 @@ class Station:
             return
         assert index is not None
         keys = self.plane.sessions[index][1]
-        parcel = Parcel(self.endpoint, path.remote, order.payload, keys, user, order.ecn)
+        target, via = path.remote, None
+        if path.kind is PathKind.RELAY:
+            via = self.street.of(path.via)
+            target = self.street.of(path.far).endpoint
+        parcel = Parcel(self.endpoint, target, order.payload, keys, user, order.ecn, via)
         self.street.post(parcel)
         counter = self.plane.counters[index] = self.plane.counters.get(index, 0) + 1
         note = TrafficNote(order.peer, index, path, sent=1, sent_data=int(user), sent_bytes=parcel.size)
@@ -336,6 +361,10 @@ class Street:
         self.run_until(lambda: all(len(s.up()) == len(stations) - 1 for s in stations), 30 * SECOND)
         return stations
 
+    def of(self, peer: PeerId | None) -> Station:
+        """Where somebody lives."""
+        return next(s for s in self.stations.values() if s.person.id == peer)
+
     # --- time ---------------------------------------------------------------------------------------------------------
 
     def later(self, delay: Nanos, action: Callable[[], None]) -> None:
@@ -345,8 +374,12 @@ class Street:
     def post(self, parcel: Parcel) -> None:
         self.parcels.append(parcel)
         target = self.stations.get(parcel.target)
-        if target is not None and not self.drops(parcel):
+        if target is None or self.drops(parcel):
+            return
+        if parcel.via is None:
             self.later(LATENCY, lambda: target.receive(parcel))
+        elif parcel.via.core is not None:
+            self.later(2 * LATENCY, lambda: target.receive(parcel))
 
     def run(self, duration: Nanos) -> None:
         end = self.time + duration
