@@ -7,7 +7,7 @@ import pytest
 
 from meshnode.values import MILLISECOND, SECOND
 from tests.sim.host import Host
-from tests.sim.mesh import Mesh
+from tests.sim.mesh import UPLINK, Mesh
 from tests.sim.nat import FULL_CONE, PORT_RESTRICTED, RESTRICTED_CONE, SYMMETRIC, NatKind
 
 KINDS = [FULL_CONE, RESTRICTED_CONE, PORT_RESTRICTED, SYMMETRIC]
@@ -182,3 +182,37 @@ def test_an_interface_that_flaps() -> None:
     hosts[1].plug.connected = True
     mesh.wait_all_up(10 * SECOND)
     mesh.everybody_pings(within=5 * SECOND)
+
+
+@pytest.mark.parametrize("hairpin", [True, False])
+def test_two_homes_behind_one_carrier_grade_nat(hairpin: bool) -> None:
+    mesh = Mesh(11)
+    alpha = mesh.add_host("alpha")
+    mesh.found(alpha)
+    carrier, _ = mesh.internet.add_carrier("carrier", replace(PORT_RESTRICTED, hairpin=hairpin))
+    homes = [
+        mesh.add_host(name, mesh.add_lan(f"lan-{name}", FULL_CONE, outside=carrier), families="4")
+        for name in ("beta", "gamma")
+    ]
+    for host in homes:
+        mesh.enrol(host, alpha)
+    mesh.wait_all_up(15 * SECOND)
+    mesh.run_for(15 * SECOND)
+    mesh.everybody_pings()
+    assert kinds(*homes) == ({"udp"} if hairpin else {"relay"})
+
+
+def test_a_line_that_loses_half_in_one_direction_only() -> None:
+    mesh = Mesh(12)
+    alpha, beta = mesh.add_host("alpha"), mesh.add_host("beta", link=replace(UPLINK, loss=0.5))
+    mesh.found(alpha)
+    mesh.enrol(beta, alpha)
+    mesh.wait_all_up(30 * SECOND)
+    down = 0
+    for _ in range(600):
+        alpha.applications.send(beta.member.ipv6, b"x")
+        mesh.run_for(500 * MILLISECOND)
+        down += not mesh.is_up(alpha, beta)
+    # Half of the echoes are lost, but not three in a row for long; what goes the good way arrives.
+    assert down < 60
+    assert len(beta.applications.inbox) > 540
