@@ -94,8 +94,10 @@ class PathMtu:
             self.size = max(size, self.size if self.confirmed else 0)
             self.confirmed = True
         self._asked = tuple(s for s in self._asked if s > self.size)
-        if not self._asked or self._phase is Phase.COMPLETE:
+        if self._phase is Phase.COMPLETE:
             self._complete(now)
+        elif not self._asked:
+            self._conclude(now)  # the wanted size may have failed before the base was confirmed
         return (self.size, self.confirmed) != before
 
     def too_big(self, size: int, now: Nanos) -> bool:
