@@ -14,7 +14,7 @@ import re
 import socket
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv4Interface, IPv6Address, IPv6Interface, ip_address, ip_interface
 from typing import Any, NamedTuple
 
 from pyroute2 import IPRoute, NetlinkError
@@ -34,6 +34,8 @@ _UNICAST = 1
 _ONLINK = 4
 _IFF_UP = 1
 _IFF_LOOPBACK = 8
+_IFF_POINT_TO_POINT = 0x10
+_IFF_MULTICAST = 0x1000
 _SCOPE_UNIVERSE = 0
 _SCOPE_LINK = 253
 _SCOPE_NOWHERE = 255
@@ -215,6 +217,27 @@ def local_endpoints(port: int) -> tuple[Endpoint, ...]:
     return tuple(Endpoint(str(each), port) for each in dict.fromkeys(ranked))
 
 
+class LanLink(NamedTuple):
+    """An interface (its index) with neighbours; its addresses with their prefixes, link-local ones included."""
+
+    interface: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+
+
+def lan_links() -> tuple[LanLink, ...]:
+    """The interfaces of `local_endpoints` on which multicast may find neighbours."""
+    with IPRoute() as kernel:
+        links = [
+            link["index"] for link in kernel.link("dump") if _leads_outside(link) and _has_neighbours(link)
+        ]
+        messages = [message for message in kernel.addr("dump") if _is_lasting(message, link_local=True)]
+    found = []
+    for index in links:
+        own = [m for m in messages if m["index"] == index]
+        found.append(LanLink(index, tuple(ip_interface((_packed(m), m["prefixlen"])) for m in own)))
+    return tuple(link for link in found if link.addresses)
+
+
 def mesh_links(kernel: Any) -> set[int]:
     """The indexes of all interfaces of meshnode on this machine; `kernel` is an open IPRoute."""
     return {link["index"] for link in kernel.link("dump") if _is_ours(link)}
@@ -229,9 +252,14 @@ def _leads_outside(link: Any) -> bool:
     return bool(usable and not _is_ours(link) and not _CONTAINER_BRIDGE.fullmatch(link.get("ifname") or ""))
 
 
-def _is_lasting(message: Any) -> bool:
+def _has_neighbours(link: Any) -> bool:
+    return bool(link["flags"] & _IFF_MULTICAST and not link["flags"] & _IFF_POINT_TO_POINT)
+
+
+def _is_lasting(message: Any, link_local: bool = False) -> bool:
     unwanted = _IFA_F_UNUSABLE | (_IFA_F_TEMPORARY if message["family"] == socket.AF_INET6 else 0)
-    return message["scope"] == _SCOPE_UNIVERSE and not message["flags"] & unwanted
+    scopes = (_SCOPE_UNIVERSE, _SCOPE_LINK) if link_local else (_SCOPE_UNIVERSE,)
+    return message["scope"] in scopes and not message["flags"] & unwanted
 
 
 def _packed(message: Any) -> bytes:
