@@ -10,7 +10,7 @@ from meshnode.proto.constants import TIMESTAMP_BLOCK, TIMESTAMP_TOLERANCE
 from meshnode.proto.context import Context, NodeConfig, TimestampClock
 from meshnode.values import SECOND, Endpoint, Notice, Now, Path, PathKind, PeerId, SendFrames, Transmit
 from meshnode.wire.control import GoodbyeMessage, parse_control_untrusted
-from meshnode.wire.frames import FRAME_HEADER, FrameType
+from meshnode.wire.frames import FRAME_HEADER, FrameType, parse_relay_untrusted
 from tests.unit.proto.entropy import Dice
 
 PEER = PeerId(bytes(16))
@@ -55,6 +55,25 @@ def test_output_comes_out_in_order() -> None:
     assert parse_control_untrusted(body) == GoodbyeMessage("bye")
     assert shared.counters["drop"] == 2
     assert list(shared.turns) == [(PEER, True)]
+
+
+def test_what_is_to_be_relayed_goes_to_the_relay_inside_its_session() -> None:
+    shared = context()
+    far = PeerId(bytes(15) + b"\x01")
+    shared.transmit(Path(PathKind.RELAY, via=PEER, far=far), b"handshake")
+    assert not shared.transmits
+    (frames,) = shared.outputs
+    assert isinstance(frames, SendFrames)
+    relay = parse_relay_untrusted(frames.payload[FRAME_HEADER.size :])
+    assert (frames.peer, relay.source, relay.destination, relay.datagram) == (
+        PEER,
+        shared.id,
+        far,
+        b"handshake",
+    )
+    shared.outputs.clear()
+    shared.transmit(Path(PathKind.RELAY), b"to nobody by nobody")
+    assert not shared.outputs
 
 
 def test_an_index_is_never_zero_and_never_twice_in_use() -> None:

@@ -160,6 +160,7 @@ def test_a_revocation_beats_them_all() -> None:
     members.add_untrusted(grant(ROOT, ANN, serial=10), WALL)
     assert ANN.id not in members.members
     assert members.chain(ANN.identity) == ()
+    assert members.vouchers(ANN.identity) == ()
 
 
 def test_an_admin_revokes_plain_members() -> None:

@@ -17,7 +17,7 @@ from meshnode.proto.constants import (
     RECORD_INTERVAL,
     TIMESTAMP_TOLERANCE,
 )
-from meshnode.proto.guard import CookieJar, mac1_key
+from meshnode.proto.guard import Bucket, CookieJar, mac1_key
 from meshnode.proto.handshake import InitiatorExchange, Secrets
 from meshnode.proto.invitations import InvitationTerms, Refusal
 from meshnode.proto.node import HOUSEKEEPING, SAVE_DELAY, Node
@@ -284,6 +284,23 @@ def test_an_answer_to_nothing(kind: MessageType) -> None:
         data = data[:-32] + keyed_hash(key, data[:-32], 16) + bytes(16)
     ann.node.handle_datagram(data, NOWHERE, ann.now)
     assert ann.node.counters["drop index unknown"] == 1
+
+
+def test_beyond_the_budget_nothing_is_even_decrypted() -> None:
+    street, ann, bob = pair()
+    ann.node._guard._hard = Bucket(1, 1, ann.now.boot)
+    for number in range(3):
+        data = initiation(ann, bob.person, timestamp=ann.now.wall + number)
+        ann.node.handle_datagram(data, NOWHERE, ann.now)
+    ann.settle()
+    assert ann.node.counters["drop handshake budget"] == 2
+    assert len(of_type(street.parcels, MessageType.RESPONSE)) == 1
+
+
+def test_a_command_of_another_age_is_ignored() -> None:
+    _, ann, _ = pair()
+    ann.node.handle_command("dance", ann.now)  # type: ignore[arg-type]
+    assert ann.up() == ["bob"]
 
 
 def test_data_is_not_for_the_core() -> None:

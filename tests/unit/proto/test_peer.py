@@ -210,6 +210,34 @@ def test_a_response_has_to_name_the_handshake_that_is_in_flight() -> None:
     assert ann.node.counters["drop index"] == 1
 
 
+def test_an_answer_from_an_unexpected_address_makes_a_session_and_proves_no_path() -> None:
+    street, ann, bob = pair()
+    response = captured_response(street, ann, bob)
+    elsewhere = Path(PathKind.UDP, NOWHERE)
+    old = ann.plane.using[bob.person.id]
+    ann.node.handle_datagram(response.data, elsewhere, ann.now)
+    ann.settle()
+    assert ann.plane.using[bob.person.id] != old
+    assert elsewhere not in ann.plane.proven[bob.person.id]
+    assert ann.path_to(bob) == Path(PathKind.UDP, bob.endpoint)
+
+
+def test_a_first_datagram_from_elsewhere_confirms_the_keys_and_proves_no_path() -> None:
+    street, ann, bob = pair()
+    street.drops = lambda parcel: parcel.target == bob.endpoint and parcel.keys is not None
+    peer_of(ann, bob).initiate(ann.now)
+    ann.settle()
+    street.run(50 * MILLISECOND)
+    fresh = [s for s in peer_of(bob, ann).sessions if not s.confirmed]
+    elsewhere = Path(PathKind.UDP, NOWHERE)
+    bob.node.handle_traffic(
+        [TrafficNote(ann.person.id, fresh[0].local_index, elsewhere, received=1, received_bytes=36)], bob.now
+    )
+    bob.settle()
+    assert bob.plane.using[ann.person.id] == fresh[0].local_index
+    assert elsewhere not in bob.plane.proven[ann.person.id]
+
+
 # --- rekeying ---------------------------------------------------------------------------------------------------------
 
 
@@ -237,6 +265,18 @@ def test_the_initiator_rekeys_with_a_jitter() -> None:
         waits.append(street.time - start)
     assert all(REKEY_AFTER_TIME <= w <= REKEY_AFTER_TIME + REKEY_TIMEOUT + LATENCY for w in waits)
     assert len(set(waits)) == len(waits)
+
+
+def test_an_alarm_that_rings_too_early_is_put_off() -> None:
+    street, ann, bob = pair()
+    peer_of(ann, bob).handle_timer("rekey", ann.now)
+    peer_of(bob, ann).handle_timer("rekey", bob.now)
+    assert initiations(street) == []
+    bob.stop()
+    street.run(SECOND)
+    peer_of(ann, bob).handle_timer("rekey", ann.now)
+    street.run(SECOND)
+    assert initiations(street) == []
 
 
 def test_the_responder_rekeys_when_the_initiator_does_not() -> None:
@@ -466,6 +506,16 @@ def test_silence_while_a_handshake_is_in_flight_starts_no_other() -> None:
     street.run(30 * SECOND)
     assert ann.node.counters["silence"] == 1
     assert len(initiations(street, ann)) <= 8
+
+
+def test_what_was_sent_just_before_the_last_path_died_changes_nothing() -> None:
+    street, ann, bob = pair()
+    index = ann.plane.using[bob.person.id]
+    bob.stop()
+    street.run(SECOND)
+    note(ann, bob, index, sent=1, sent_data=1)
+    assert peer_of(ann, bob).quality is None
+    assert ann.up() == []
 
 
 def test_traffic_that_waits_starts_a_handshake() -> None:
