@@ -5,6 +5,7 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from meshnode.lab.command import LabError, environment, find_tool, missing_tools
 from meshnode.lab.deadline import wait_until
@@ -15,6 +16,9 @@ class Process:
 
     The command leads a new session, hence a process group, so that stop() reaches what it forked, too.
     """
+
+    niceness: ClassVar[int] = 0
+    """Of what is started from now on; below 0 the whole lab goes before the rest of a shared machine."""
 
     def __init__(
         self, argv: Sequence[str], log: Path, *, stdin: bool = False, env: Mapping[str, str] | None = None
@@ -33,6 +37,8 @@ class Process:
                 start_new_session=True,
                 bufsize=0,  # a line is one write, and nothing is left to flush when the reader is gone
             )
+        if self.niceness:
+            self._set_autogroup_niceness()
 
     @property
     def pid(self) -> int:
@@ -105,6 +111,13 @@ class Process:
         self._popen.wait()
         if self._popen.stdin is not None:
             self._popen.stdin.close()
+
+    def _set_autogroup_niceness(self) -> None:
+        """Of our session: between sessions, a process's own niceness counts for nothing (sched(7))."""
+        try:
+            Path(f"/proc/{self.pid}/autogroup").write_text(str(self.niceness))
+        except OSError:
+            pass  # it has ended, or the kernel has no autogroups
 
     @property
     def _name(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from meshnode.lab import available
+from meshnode.lab.process import Process
 from tests.bench.loads import QUICK, Timing
 from tests.bench.machine import cpu_times, description, load_average, stolen_share
 from tests.bench.picture import picture
@@ -19,6 +20,7 @@ from tests.bench.runs import Bench
 from tests.bench.vpn import Vpn
 
 _OUTPUT = Path("docs/benchmarks.md")
+_PRECEDENCE = -9
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"bench: {refusal}", file=sys.stderr)
         return 1
     rows, vpns = _chosen(options.rows, quick=options.quick), contenders()
+    if options.precedence:
+        Process.niceness = _PRECEDENCE
     results = Results()
     present = _present(vpns, options.only, results)
     before, load, facts = cpu_times(), load_average(), description()
@@ -36,8 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     facts.append(
         f"load average before the run {load}; {stolen_share(before):.1%} of the CPU time was stolen by the hypervisor"
     )
+    if options.precedence:
+        facts.append("the lab, all VPNs and all load alike, had precedence over what else ran on the machine")
     facts.append(_extent(rows, results))
-    versions = {name: vpn.version() for name, vpn in present.items() if not name.startswith(f"{OURS},")}
+    versions = {name: vpn.version() for name, vpn in present.items() if not name.startswith(f"{OURS} (")}
     page: Path = options.output
     image = page.with_suffix(".svg")
     text = report(results, facts, versions, image.name)

@@ -20,9 +20,9 @@ from tests.bench.wireguard import WireGuard
 RAW: Final = "raw"
 OURS: Final = "meshnode"
 PEERS: Final = ("tinc", "wireguard-go", "nebula", "openvpn")
-FIFO: Final = "meshnode, FIFO"
-PLAIN: Final = "meshnode, no offload"
-RATED: Final = "meshnode, rate set"
+FIFO: Final = "meshnode (FIFO)"
+PLAIN: Final = "meshnode (no offload)"
+RATED: Final = "meshnode (rate set)"
 
 EVERYBODY: Final = (RAW, OURS, *PEERS)
 VPNS_ONLY: Final = (OURS, *PEERS)

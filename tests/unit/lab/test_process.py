@@ -96,3 +96,16 @@ def test_a_signal_shows_in_the_status(start: Start) -> None:
 def test_a_missing_program_is_named(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="no-such-tool not found"):
         Process(["no-such-tool"], tmp_path / "log")
+
+
+def test_the_lab_may_go_before_the_rest_of_the_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not Path("/proc/self/autogroup").exists():
+        pytest.skip("this kernel has no autogroups")
+    monkeypatch.setattr(Process, "niceness", 3)  # above 0 anybody may
+    process = Process(["sleep", "60"], tmp_path / "log")
+    try:
+        assert Path(f"/proc/{process.pid}/autogroup").read_text().strip().endswith("nice 3")
+    finally:
+        process.stop()
