@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         "--repetitions", type=int, metavar="N", help="of the rows over the cable; 3 unless told"
     )
     parser.add_argument(
+        "--precedence",
+        action="store_true",
+        help="on a machine that others use, too: all VPNs and all load alike go before them",
+    )
+    parser.add_argument(
         "--output", type=Path, default=_OUTPUT, metavar="FILE", help=f"the page; {_OUTPUT} unless told"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="all single values, too")
