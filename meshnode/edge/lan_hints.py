@@ -22,8 +22,6 @@ TXT_VERSION, VERSION = "1", "1"
 DAY: Nanos = 86_400 * SECOND
 WINDOW: Nanos = 60 * SECOND
 
-RECORDS_PER_WINDOW = 512
-"""Records that are looked at in a minute."""
 HINTS_PER_WINDOW = 512
 HINTS_PER_PEER = 16
 """Hints in a minute: of all peers, and of one, whose record anybody may repeat."""
@@ -73,10 +71,9 @@ def service_txt(network_id: bytes, peer: PeerId, port: int, wall: Nanos) -> dict
 
 
 class LanHints:
-    """Turns records into hints. `counters` counts the records that were not even looked at."""
+    """Turns records into hints."""
 
     def __init__(self, network_id: bytes) -> None:
-        self.counters: Counter[str] = Counter()
         self._key = lan_key(network_id)
         self._members: tuple[PeerId, ...] = ()
         self._links: tuple[LanLink, ...] = ()
@@ -94,15 +91,6 @@ class LanHints:
     def set_links(self, links: Sequence[LanLink]) -> None:
         """What counts as the LAN."""
         self._links = tuple(links)
-
-    def admits(self, boot: Nanos) -> bool:
-        """Whether one more record may be looked at in this minute."""
-        try:
-            self._spend_untrusted("records", RECORDS_PER_WINDOW, boot)
-        except BadPacket as bad:
-            self.counters[bad.reason] += 1
-            return False
-        return True
 
     def match_untrusted(self, found: Found, now: Now) -> list[Hint]:
         """The hints in a record. Raises BadPacket when it is not for us, or there were too many."""

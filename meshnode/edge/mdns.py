@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -26,8 +27,12 @@ from meshnode.values import BadPacket, Entropy, Hint, Now, PeerId
 TICK_SECONDS = 600.0
 """How often it looks whether the day has changed, and whether records fit that did not fit before."""
 
-MAX_WAITING = 256
+MAX_WAITING = 1024
 """Records without a match that are kept, and records on their way between the threads: the newest."""
+
+CHECK_SECONDS = 4.0
+CPU_SHARE = 0.25
+"""What it may take of a core, looked at every CHECK_SECONDS; a flood switches it off until the next tick."""
 
 MAX_REQUESTS = 16
 """Records that are asked for at the same time because a part of them was not heard."""
@@ -66,16 +71,13 @@ class LanDiscovery:
         self._on_hint = on_hint
         self._log = log
         self._read_clock = read_clock
+        self.counters: Counter[str] = Counter()
         self._hints = LanHints(network_id)
         self._changed = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
         self._heard: deque[tuple[str, Found]] = deque(maxlen=MAX_WAITING)
         self._waiting: dict[str, Found] = {}
         self._told = ""
-
-    @property
-    def counters(self) -> Counter[str]:
-        return self._hints.counters
 
     def set_members(self, members: Iterable[PeerId]) -> None:
         """Whom to look for; also among those who were heard already."""
@@ -152,7 +154,7 @@ class LanDiscovery:
     def _drain(self) -> None:
         while self._heard:
             name, found = self._heard.popleft()
-            if self._hints.admits(self._read_clock().boot) and not self._match(found):
+            if not self._match(found):
                 self._waiting.pop(name, None)
                 self._waiting[name] = found
                 if len(self._waiting) > MAX_WAITING:
@@ -164,7 +166,8 @@ class LanDiscovery:
     def _match(self, found: Found) -> bool:
         try:
             hints = self._hints.match_untrusted(found, self._read_clock())
-        except BadPacket:
+        except BadPacket as bad:
+            self.counters[bad.reason] += 1
             return False
         for hint in hints:
             self._on_hint(hint)
@@ -218,7 +221,7 @@ class Responder:
         try:
             browser = AsyncServiceBrowser(service.zeroconf, SERVICE_TYPE, handlers=[self._changed])
             announcing = self._loop.create_task(self._announce(service))
-            await self._stopped.wait()
+            await self._until_stopped()
             tasks = [announcing, *self._requests]
             for task in tasks:
                 task.cancel()
@@ -227,6 +230,17 @@ class Responder:
             await service.async_unregister_all_services()
         finally:
             await service.async_close()
+
+    async def _until_stopped(self) -> None:
+        """Until `stop`, or until it has become too expensive."""
+        while not self._stopped.is_set():
+            before = time.thread_time()
+            try:
+                await asyncio.wait_for(self._stopped.wait(), CHECK_SECONDS)
+            except TimeoutError:
+                if time.thread_time() - before > CPU_SHARE * CHECK_SECONDS:
+                    self.failure = "somebody floods this LAN with multicast DNS"
+                    return
 
     async def _announce(self, service: AsyncZeroconf) -> None:
         try:
