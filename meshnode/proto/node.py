@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from meshnode.crypto.primitives import Ciphers
 from meshnode.proto.constants import (
     MAX_CHAIN_BYTES,
+    MAX_MEMBERS,
     RECORD_GAP,
     RECORD_INTERVAL,
     RELAYS_TRIED,
@@ -333,9 +334,9 @@ class Node:
             return
         peer = self._initiator_untrusted(exchange.remote_static, offer, now)
         peer.check_initiation_untrusted(offer, now)
+        peer.paths.heard(path, len(data), now.boot)
         peer.answer(exchange, offer, path, now)
         self._save_soon(now, HOUSEKEEPING)  # its timestamp, against replays after a restart
-        peer.paths.heard(path, len(data), now.boot)
 
     def _clock_is_sane(self, now: Now) -> bool:
         """A clock before the network's founding is certainly wrong, and must not refuse the others."""
@@ -447,7 +448,10 @@ class Node:
 
     def _part(self, peer: Peer) -> None:
         """Forget a peer, but not which of its initiations were served: it may become a member again."""
-        self._greatest[peer.member.static] = peer.greatest_timestamp
+        if peer.greatest_timestamp:
+            self._greatest[peer.member.static] = peer.greatest_timestamp
+            while len(self._greatest) > 2 * MAX_MEMBERS:
+                del self._greatest[next(iter(self._greatest))]
         del self.peers[peer.id]
         peer.remove()
         self._gossip.peer_gone(peer.id)

@@ -697,6 +697,15 @@ def test_who_was_a_member_and_is_again_is_not_served_old_initiations() -> None:
     assert EVE.static not in stored
 
 
+def test_what_is_remembered_of_former_keys_has_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("meshnode.proto.node.MAX_MEMBERS", 2)
+    _, ann, bob = pair()
+    for serial in range(9, 30):
+        ann.node.peers[bob.person.id].greatest_timestamp = serial
+        learn(ann, grant(ROOT, bob.person, serial=serial, static=Person(f"key {serial}").static))
+    assert len(ann.node._greatest) == 4
+
+
 # --- timers -----------------------------------------------------------------------------------------------------------
 
 

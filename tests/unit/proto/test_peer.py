@@ -678,6 +678,20 @@ def test_a_replayed_probe_of_a_stranger_is_answered_within_his_credit() -> None:
     assert ann.node.counters["drop echo budget"] > 0
 
 
+def test_what_answers_and_probes_an_initiation_from_elsewhere_is_within_the_credit_too() -> None:
+    street, ann, bob = pair()
+    street.drops = lambda parcel: parcel.target == ann.endpoint
+    peer_of(bob, ann).initiate(bob.now)
+    bob.settle()
+    original = initiations(street, bob)[0]
+    street.drops = lambda parcel: False
+    ann.receive(Parcel(NOWHERE, ann.endpoint, original.data))
+    street.run(900 * SECOND)
+    there = [p for p in street.parcels if p.target == NOWHERE]
+    assert len(there) > 3
+    assert sum(p.size for p in there) <= UNPROVEN_FACTOR * original.size
+
+
 def test_a_hint_is_tried_at_once() -> None:
     street, ann, bob = pair()
     ann.command(Hint(bob.person.id, NOWHERE))
