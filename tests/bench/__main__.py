@@ -29,6 +29,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if refusal is not None:
         print(f"bench: {refusal}", file=sys.stderr)
         return 1
+    page: Path = options.output
+    if not page.parent.is_dir():  # said now, and not after a quarter of an hour
+        print(f"bench: no directory {page.parent}: make it, or name another --output", file=sys.stderr)
+        return 1
     rows, vpns = _chosen(options.rows, quick=options.quick), contenders()
     if options.precedence:
         Process.niceness = _PRECEDENCE
@@ -36,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     present = _present(vpns, options.only, results)
     before, load, facts = cpu_times(), load_average(), description()
     repetitions = options.repetitions or (1 if options.quick else 3)
-    Bench(present, QUICK if options.quick else Timing(), repetitions, results).run(rows)
+    try:
+        Bench(present, QUICK if options.quick else Timing(), repetitions, results).run(rows)
+    except KeyboardInterrupt:
+        print("bench: interrupted, nothing is written", file=sys.stderr)
+        return 130
     facts.append(
         f"load average before the run {load}; {stolen_share(before):.1%} of the CPU time was stolen by the hypervisor"
     )
@@ -44,7 +52,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         facts.append("the lab, all VPNs and all load alike, had precedence over what else ran on the machine")
     facts.append(_extent(rows, results))
     versions = {name: vpn.version() for name, vpn in present.items() if not name.startswith(f"{OURS} (")}
-    page: Path = options.output
     image = page.with_suffix(".svg")
     text = report(results, facts, versions, image.name)
     page.write_text(text)

@@ -116,3 +116,11 @@ def test_without_a_lab_it_says_why(
     monkeypatch.setattr("tests.bench.__main__.available", lambda *tools: "needs root")
     assert main([]) == 1
     assert capsys.readouterr().err == "bench: needs root\n"
+
+
+def test_a_place_that_is_not_there_is_told_before_the_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tests.bench.__main__.available", lambda *tools: None)
+    assert main(["--output", str(tmp_path / "no" / "page.md")]) == 1
+    assert capsys.readouterr().err.startswith("bench: no directory")
