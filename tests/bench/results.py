@@ -29,11 +29,6 @@ class Results:
         values = [each[key] for each in self._values.get((row, vpn), []) if key in each]
         return median(values) if values else None
 
-    def spread(self, row: str, vpn: str, key: str) -> tuple[float, float] | None:
-        """The lowest and the highest of the repetitions."""
-        values = [each[key] for each in self._values.get((row, vpn), []) if key in each]
-        return (min(values), max(values)) if values else None
-
     def repetitions(self, row: str) -> int:
         return max((len(each) for (name, _), each in self._values.items() if name == row), default=0)
 

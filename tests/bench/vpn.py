@@ -54,7 +54,7 @@ class Tunnel:
             for process in end.processes:
                 if process.status is not None:
                     last = process.output.strip().splitlines()[-1:] or ["it wrote nothing"]
-                    raise LabError(f"{process.argv[-1]} on {end.host.label} has ended: {last[0]}")
+                    raise LabError(f"{process.log.stem} on {end.host.label} has ended: {last[0]}")
 
     def stop(self) -> None:
         for end in self.ends:
@@ -112,10 +112,3 @@ def first_line(argv: Iterable[str], *, stream: str = "stdout") -> str:
     done = run(list(argv), check=False)
     text = str(getattr(done, stream)).strip() or (done.stdout + done.stderr).strip()
     return text.splitlines()[0] if text else "unknown"
-
-
-def executable(path: str) -> str:
-    """Where a program is, for those that hand it on."""
-    found = find_tool(path)
-    assert found is not None, path
-    return found
