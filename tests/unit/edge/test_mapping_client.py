@@ -221,6 +221,14 @@ def test_while_something_is_held_it_is_asked_again_before_it_expires() -> None:
     assert talk.endpoint == HERE
 
 
+def test_a_gateway_that_spoke_pcp_is_not_taken_for_an_older_one() -> None:
+    talk = Talk(Gateway(lifetime=1000))
+    talk.run(5)
+    talk.gateway = None
+    talk.run(900)
+    assert {request[0] for _, request in talk.requests} == {2}
+
+
 @pytest.mark.parametrize("lifetime", [1, 10, 119])
 def test_short_lifetimes_do_not_make_it_ask_often(lifetime: int) -> None:
     talk = Talk(Gateway(lifetime=lifetime))
@@ -250,6 +258,18 @@ def test_a_gateway_that_has_forgotten_is_told_everything_again() -> None:
     talk.run(1)
     assert talk.gateway.mappings == {17: 4655, 6: 4655}
     assert len(talk.requests) - before == 3
+
+
+def test_an_epoch_may_not_go_back_by_more_than_a_second() -> None:
+    for step, requests in ((-1, 2), (-2, 3)):
+        talk = Talk(Gateway())
+        talk.settle()
+        assert talk.gateway is not None
+        talk.gateway.epoch += step
+        before = len(talk.requests)
+        talk.client.refresh(talk.now)
+        talk.settle()
+        assert len(talk.requests) - before == requests
 
 
 def test_a_gateway_whose_epoch_jumps_about_is_not_asked_for_ever() -> None:
