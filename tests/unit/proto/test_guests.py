@@ -261,8 +261,10 @@ def test_who_was_revoked_is_told_so() -> None:
     ann.node.revoke("bob", False, ann.now)
     ann.settle()
     bob.outcome = None
+    street.parcels.clear()
     bob.join(token)
     assert "revoked" in str(wait(street, bob))
+    assert not controls(street.parcels, EnrolledAnswer)
     other = street.station("other")
     other.person, other.config = bob.person, bob.config
     other.join(ann.invite(), name="again")

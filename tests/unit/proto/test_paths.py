@@ -280,6 +280,14 @@ def test_waking_up_asks_everybody_at_once() -> None:
     assert sorted(path for _, path in prober.sent) == [A, B]
 
 
+def test_without_traffic_nobody_is_in_a_hurry() -> None:
+    paths = Paths()
+    paths.prove(A, RTT, START)
+    paths.choose()
+    paths.prove(A, RTT, START)
+    assert paths.next_wakeup() == START + KEEPALIVE_INTERVAL
+
+
 def test_no_candidates_no_wakeup() -> None:
     assert Paths().next_wakeup() is None
     assert Paths().due(START) == []

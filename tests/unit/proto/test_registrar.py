@@ -123,6 +123,11 @@ def test_an_old_root_key_that_is_no_root_here_signs_nothing() -> None:
     registrar = Registrar(SODIUM, membership(grant(ROOT, ANN)), Invitations(()), ANN.seed, EVE.seed)
     assert not registrar.holds_root()
     assert not registrar.may_grant()
+    members = membership(admin(ROOT, ANN))
+    granted = Registrar(SODIUM, members, Invitations(()), ANN.seed, EVE.seed).grant(
+        BOB.identity, BOB.static, "bob", Role.NONE, (), 0, WALL
+    )
+    assert parse_statement_untrusted(granted).signer == ANN.identity
 
 
 def test_a_successor_signs_as_a_root() -> None:
