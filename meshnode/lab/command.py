@@ -16,6 +16,7 @@ _PACKAGES: Final = {
     "ping": "iputils-ping",
     "unshare": "util-linux",
     "cc": "gcc",
+    "miniupnpd": "miniupnpd-nftables",
 }
 # These directories hold ip, tc and nft, and are missing from the PATH of ordinary users on Debian.
 _SYSTEM_DIRECTORIES: Final = ("/usr/sbin", "/sbin")
