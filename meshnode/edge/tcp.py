@@ -38,6 +38,9 @@ HOLD_OFF: Nanos = 1 * SECOND
 DEAF_TIME: Nanos = 1 * SECOND
 """When the machine has no descriptor left, nobody is let in for so long."""
 
+TURN_BYTES = 4 << 20
+"""What one `receive_batch` brings at most, give or take one connection; the rest stays ready."""
+
 _MAX_FAILURES = 1024
 _NEVER: Nanos = 1 << 62
 
@@ -91,9 +94,12 @@ class TcpTransport:
         if now >= self._due:
             self._close_overdue(now)
         datagrams: list[Datagram] = []
+        room = TURN_BYTES
         for fd in (*self._listeners(), *self._connections) if ready is None else ready:
-            if fd in self._connections:
-                datagrams += self._receive(self._connections[fd], now)
+            if fd in self._connections and room > 0:
+                received = self._receive(self._connections[fd], now)
+                datagrams += received
+                room -= sum(len(each.data) for each in received)
             elif fd in self._listeners():
                 self._accept(fd, now)
         return datagrams

@@ -100,7 +100,7 @@ class Connection:
             (socket.TCP_NOTSENT_LOWAT, FIRST_QUEUE),
             (socket.TCP_USER_TIMEOUT, _USER_TIMEOUT_MS),
         ):
-            stream.setsockopt(socket.IPPROTO_TCP, option, value)
+            self._try_option(option, value)
 
     def fileno(self) -> int:
         """The descriptor, for polling."""
@@ -291,7 +291,13 @@ class Connection:
         wanted = min(max(rate * QUEUE_TIME // SECOND, LEAST_QUEUE), LARGEST_QUEUE)
         if rate and not self._queue // 2 < wanted < self._queue * 2:
             self._queue = wanted
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, wanted)
+            self._try_option(socket.TCP_NOTSENT_LOWAT, wanted)
+
+    def _try_option(self, option: int, value: int) -> None:
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, option, value)
+        except OSError:
+            pass  # not every kernel that claims to be Linux has it; all of them only make things smoother
 
 
 _DIAL_FAILURES = {

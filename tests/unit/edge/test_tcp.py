@@ -156,6 +156,23 @@ def test_while_it_connects_the_newest_few_are_kept(here: Mill, there: Mill) -> N
     assert here.counters == {"tcp_send_early": 3}
 
 
+def test_one_turn_brings_only_so_much_and_the_next_the_rest(
+    here: Mill, make: Callable[..., Mill], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    senders = [make(listen=False) for _ in range(3)]
+    for sender in senders:
+        introduce(sender, here)
+    for sender in senders:
+        sender.tcp.send_one(here.path(), datagram(1))
+    monkeypatch.setattr(tcp, "TURN_BYTES", 1000)
+    deadline = time.monotonic() + 10
+    while len(here.epoll.poll(0)) < 3:
+        assert time.monotonic() < deadline
+    for count in (1, 2, 3):
+        here.turn()
+        assert len(here.inbox) == count
+
+
 def test_a_datagram_that_no_datagram_can_be(here: Mill, there: Mill) -> None:
     out, _ = introduce(here, there)
     assert here.tcp.send_one(out, bytes(65_508)) == SendResult(1, "too_big")
