@@ -140,7 +140,7 @@ def queue_kind(value: object) -> str:
 
 
 def entropy_kind(value: object) -> str:
-    return _one_of(text(value), ("flow", "none"))
+    return _one_of(text(value), ("flow", "ports", "none"))
 
 
 def dscp_policy(value: object) -> str:
@@ -250,7 +250,7 @@ class Settings:
         "entropy",
         entropy_kind,
         "flow",
-        'what datagrams tell of inner flows: "flow" (tag and IPv6 label) or "none"',
+        'what datagrams tell of inner flows: "flow" (tag, IPv6 label), "ports" (also 4 IPv4 ports, no NAT), "none"',
     )
     dscp: str = _key("dscp", dscp_policy, "zero", 'outer DSCP: "zero" or "copy" (of the inner packet)')
     precedence: bool = _key(

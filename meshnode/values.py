@@ -180,13 +180,14 @@ class RetireSession:
 class UsePath:
     """Send to `peer` over `path` (None: hold back, there is none), datagrams of at most `mtu` IP bytes.
 
-    `ecn` says whether the path was seen to pass ECN bits.
+    `ecn` says whether the path was seen to pass ECN bits; `interval` is CoDel's, at least the path's round trip.
     """
 
     peer: PeerId
     path: Path | None
     mtu: int = 1280
     ecn: bool = True
+    interval: Nanos = 100 * MILLISECOND
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,9 +60,12 @@ class Peer:
         "held_since",
         "id",
         "inner_mtu",
+        "interval",
         "next_fragment",
         "open_lane",
         "path",
+        "ports",
+        "proven",
         "queue",
         "queue_in",
         "reassembly",
@@ -99,6 +102,11 @@ class Peer:
         self.room = 0  # bytes of frames in one datagram
         self.inner_mtu = 0  # the packet size that we tell others to use
         self.ecn = True
+        self.interval: Nanos = 0
+        self.proven: tuple[Path, ...] = ()
+        self.ports: tuple[
+            Path, ...
+        ] = ()  # the path in use from each of our ports, where flows are spread over them
         self.sources = Sources()
         self.sealed_at: Nanos = 0
         self.queue = queue
@@ -133,6 +141,14 @@ class Peer:
         self.inner_mtu = max(0, min(tun_mtu, self.room - SEGMENT_OVERHEAD))
         if self.bucket is not None:
             self.bucket.overhead = overhead
+
+    def spread_ports(self) -> None:
+        """Flows may leave from every port of ours that was proven to reach the address in use."""
+        path = self.path
+        same = [
+            p for p in self.proven if path is not None and p.remote == path.remote and p.kind is path.kind
+        ]
+        self.ports = tuple(sorted(same, key=lambda p: p.local)) if len(same) > 1 else ()
 
     def limit_rate(self, bits_per_second: int | None, now: Nanos) -> None:
         """Shape what leaves for this peer, from now on."""

@@ -136,13 +136,25 @@ class Plane:
                 peer.tags.rekey(self._entropy.token(KEY_SIZE))
             peer.use_path(command.path, command.mtu, self._config.tun_mtu)
             peer.ecn = command.ecn
+            peer.interval = command.interval
+            self._tune(peer)
         elif isinstance(command, ProvePaths):
             peer.sources.prove(command.paths)
+            peer.proven = command.paths
+            self._tune(peer)
         elif isinstance(command, LimitRate):
             peer.limit_rate(command.bits_per_second, now.boot)
-            self._queues.tune(peer.queue, command.bits_per_second)
+            self._tune(peer)
             self._turns.rate_changed(peer)
         self._intake.release(peer, now.boot)
+
+    def _tune(self, peer: Peer) -> None:
+        """Fit queues and ports to the path and the rate of `peer`."""
+        rate = None if peer.bucket is None else peer.bucket.rate_bps
+        self._queues.tune(peer.queue, rate, peer.interval)
+        self._queues.follow(peer.queue_in, peer.interval)
+        if self._config.entropy == "ports":
+            peer.spread_ports()
 
     def _peer(self, id: PeerId, now: Now) -> Peer:
         """The state of a peer; one that is no member yet (a joiner) may have sessions, but no inner source."""

@@ -13,7 +13,7 @@ from meshnode.queueing.fifo import Fifo
 from meshnode.queueing.fq_codel import FqCodel, FqCodelParams
 from meshnode.queueing.memory_pool import MemoryPool
 from meshnode.queueing.packet_queue import DropReason
-from meshnode.values import SECOND, Entropy
+from meshnode.values import SECOND, Entropy, Nanos
 
 MAX_SEALED = 4096
 """Datagrams that wait to be opened for one peer: half a replay window, so that reordering here never looks
@@ -66,8 +66,13 @@ class QueueFactory:
         params = FqCodelParams(packet_limit=MAX_UNPROVEN, memory_limit=1 << 20, new_flow_cap=MAX_NEW_FLOWS)
         return FqCodel(params, self._codel, drop=self._dropper("in unproven"), mark=Run.mark, pool=self.pool)
 
-    def tune(self, queue: FqCodel[Train] | Fifo[Train], rate: int | None) -> None:
-        """Fit a queue to a rate in bit/s (None: whatever the CPU gives).
+    def follow(self, queue: FqCodel[Run] | Fifo[Run], interval: Nanos) -> None:
+        """Fit a queue in front of opening to the round trip of its peer."""
+        if isinstance(queue, FqCodel):
+            queue.codel = CodelParams(self._codel.target, max(self._config.codel_interval, interval))
+
+    def tune(self, queue: FqCodel[Train] | Fifo[Train], rate: int | None, interval: Nanos) -> None:
+        """Fit a queue to a rate in bit/s (None: whatever the CPU gives) and to the round trip of its peer.
 
         On a slow link one packet may take longer than CoDel's target: then it is one and a half packets (RFC 8289,
         section 4.2), and turns are shorter, so that small packets need not wait for many large ones.
@@ -76,10 +81,11 @@ class QueueFactory:
             return
         config, codel = self._config, self._codel
         queue.quantum = LARGEST_QUANTUM
-        queue.codel = codel
+        interval = max(config.codel_interval, interval)
+        queue.codel = CodelParams(codel.target, interval)
         if rate is not None:
             target = max(codel.target, 3 * 8 * codel.mtu * SECOND // (2 * rate))
-            queue.codel = CodelParams(target, config.codel_interval + target - codel.target)
+            queue.codel = CodelParams(target, interval + target - codel.target)
             queue.quantum = min(LARGEST_QUANTUM, max(SMALLEST_QUANTUM, rate >> 15))
 
     def _random(self) -> float:

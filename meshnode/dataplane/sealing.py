@@ -66,6 +66,11 @@ class Way(NamedTuple):
     session: Session
     path: Path
 
+    def spread(self, tag: int) -> Way:
+        """The same from the port of ours that the flow with this tag leaves from (entropy = "ports")."""
+        ports = self.peer.ports
+        return self._replace(path=ports[tag % len(ports)]) if ports and self.path is self.peer.path else self
+
 
 class Sealer:
     """Seals what the queues release, into the outbox."""
@@ -202,6 +207,7 @@ class Sealer:
             self._seal_apart(way, train, now)
             return
         tag = peer.tags.own(train.flow, now) if self._tagged else UNTAGGED
+        path = way.spread(tag).path
         flags, outer = self._outer(way, train.tos)
         most = min(MAX_SEGMENTS, MAX_BATCH_BYTES // stride)
         for first in range(train.first, train.end, most):
@@ -269,6 +275,7 @@ class Sealer:
 
     def _seal_user(self, way: Way, parts: Sequence[Packet], tos: int, tag: int, packets: int) -> None:
         """Seal user traffic of one DSCP and ECN value."""
+        way = way.spread(tag)
         flags, outer = self._outer(way, tos)
         size = self._seal(way, parts, flags, tag, outer, 1)
         way.peer.sent_packets += packets

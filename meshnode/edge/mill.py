@@ -119,7 +119,7 @@ class Mill:
         self._core = core
         self._plane = plane
         self._sockets = sockets
-        self._by_family = {s.family: s for s in sockets}
+        self._by_path = {(s.family, s.local): s for s in sockets}
         self._tun = tun
         self._on_event = on_event
         self._commands: deque[Command] = deque()
@@ -338,7 +338,7 @@ class Mill:
         if path.kind is not PathKind.UDP:
             return None
         family = socket.AF_INET6 if ":" in path.remote.host else socket.AF_INET
-        return self._by_family.get(family)
+        return self._by_path.get((family, path.local))
 
     # --- waiting --------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,8 @@ from meshnode.wire.token import Token
 SETTLING_SECONDS = 0.1
 """A change of the network is followed when the kernel has said no more for this long."""
 
+ENTROPY_PORTS = 4
+
 MEASURING_SECONDS = 0.005
 """What each cipher suite gets to show its speed."""
 
@@ -222,7 +224,7 @@ class _Machine:
     def _open(self, stack: ExitStack) -> None:
         """Acquire in an order in which the commonest mistakes are told first; `stack` gives everything back."""
         settings = self._settings
-        self._sockets = stack.enter_context(_sockets(settings.port, settings.udp_offload))
+        self._sockets = stack.enter_context(_sockets(settings.port, settings.udp_offload, _ports(settings)))
         name = settings.interface or f"mesh-{self._options.net}"[:LONGEST_NAME]
         self._tun = Tun.open(name, settings.mtu, settings.tun_offload)
         stack.callback(self._tun.close)
@@ -439,7 +441,15 @@ def _load_node(store: Store, settings: Settings) -> Node:
         raise EdgeError("the stored state is not complete: `meshnode leave` and join anew")
     chosen = settings.suites or measured_suites()
     root = store.read_secret(Secret.ROOT)
-    config = NodeConfig(identity, static, root, suites=chosen, relay=settings.relay, tun_mtu=settings.mtu)
+    config = NodeConfig(
+        identity,
+        static,
+        root,
+        suites=chosen,
+        relay=settings.relay,
+        tun_mtu=settings.mtu,
+        ports=_ports(settings),
+    )
     try:
         return Node(config, parse_state_untrusted(data), SODIUM, SystemEntropy(), clock.now())
     except BadPacket as error:
@@ -451,10 +461,11 @@ def _load_node(store: Store, settings: Settings) -> Node:
 
 
 @contextmanager
-def _sockets(port: int, offload: bool = True) -> Iterator[list[UdpSocket]]:
-    """One UDP socket per family on one port, closed at the end."""
+def _sockets(port: int, offload: bool = True, ports: int = 1) -> Iterator[list[UdpSocket]]:
+    """One UDP socket per family on one port, closed at the end. `ports`: IPv4 sockets in all, the others anywhere."""
     opened = open_sockets(port, MARK)
     try:
+        opened += [UdpSocket(socket.AF_INET, 0, local, MARK) for local in range(1, ports)]
         if not offload:
             for udp in opened:
                 udp.set_offload(False)
@@ -462,6 +473,11 @@ def _sockets(port: int, offload: bool = True) -> Iterator[list[UdpSocket]]:
     finally:
         for udp in opened:
             udp.close()
+
+
+def _ports(settings: Settings) -> int:
+    """How many IPv4 sockets flows are spread over."""
+    return ENTROPY_PORTS if settings.entropy == "ports" else 1
 
 
 def measured_suites() -> tuple[Suite, ...]:

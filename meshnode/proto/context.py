@@ -41,7 +41,8 @@ class NodeConfig:
     """What a node is given at start. Seeds and secrets are 32 bytes and are never shown.
 
     `suites` are offered in this order. `relay` says whether other members may relay through us, `tun_mtu` how big inner
-    packets are at most: paths are searched for what carries one.
+    packets are at most: paths are searched for what carries one. `ports` is the number of our IPv4 sockets (more than
+    one with entropy = "ports").
     """
 
     identity_seed: bytes
@@ -51,6 +52,7 @@ class NodeConfig:
     capabilities: Capability = ALL_CAPABILITIES
     relay: bool = True
     tun_mtu: int = 1380
+    ports: int = 1
 
     def __repr__(self) -> str:
         return f"NodeConfig(suites={self.suites}, relay={self.relay})"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meshnode.proto.constants import ECN_PROBES, RELAY_MTU
 from meshnode.proto.path_mtu import PathMtu
-from meshnode.values import Ecn, Entropy, Nanos, Path, PathKind
+from meshnode.values import MILLISECOND, Ecn, Entropy, Nanos, Path, PathKind
 from meshnode.wire.frames import (
     FRAME_HEADER,
     PROBE_TOKEN_SIZE,
@@ -18,8 +18,16 @@ from meshnode.wire.header import MINIMUM_DATA
 
 IPV4_UDP = 20 + 8
 IPV6_UDP = 40 + 8
+INTERVAL_STEP: Nanos = 50 * MILLISECOND
+
 SEGMENT_FRAME = FRAME_HEADER.size + 4
 """A TUN packet travels whole when its segment frame fits."""
+
+
+def codel_interval(rtt: Nanos) -> Nanos:
+    """CoDel's interval for a peer: 1.2 round trips, at least 100 ms, in steps, so that it seldom changes."""
+    steps = -(-rtt * 6 // (5 * INTERVAL_STEP))
+    return max(2, steps) * INTERVAL_STEP
 
 
 class PathQuality:

@@ -71,9 +71,10 @@ class Candidate:
         """What choosing this path costs among its like: its round trip."""
         return self.rtt or PROBE_TIMEOUT
 
-    def rank(self) -> tuple[bool, bool, bool, Nanos]:
-        """The order of choice, best first: alive, direct, without a miss, quick."""
-        return self.misses >= SUSPECT_MISSES, not self.direct, self.misses > 0, self.score()
+    def rank(self) -> tuple[bool, bool, bool, bool, Nanos]:
+        """The order of choice, best first: alive, direct, from our main port, without a miss, quick."""
+        suspect = self.misses >= SUSPECT_MISSES
+        return suspect, not self.direct, self.path.local > 0, self.misses > 0, self.score()
 
 
 class Paths:
@@ -251,10 +252,8 @@ class Paths:
 
     @staticmethod
     def _is_better(best: Candidate, active: Candidate) -> bool:
-        if best.rank()[:3] < active.rank()[:3]:
+        if best.rank()[:4] < active.rank()[:4]:
             return True
-        if best.direct != active.direct:
-            return False
         return best.score() + CLEARLY_BETTER < active.score() * 3 // 4
 
     # --- inside ------------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ from meshnode.proto.context import Context, TimestampClock
 from meshnode.proto.guard import CookieJar
 from meshnode.proto.handshake import Completed, InitiatorExchange, ResponderExchange, choose_suite
 from meshnode.proto.membership import Member
-from meshnode.proto.path_quality import PathQuality
+from meshnode.proto.path_quality import PathQuality, codel_interval
 from meshnode.proto.paths import NEVER, Candidate, Origin, Paths, usable_endpoint
 from meshnode.proto.session import Session, Sessions
 from meshnode.values import (
@@ -341,7 +341,11 @@ class Peer:
             self._attempt.crossed = True
         self._hold(completed, now, confirmed=False, crossed=crossed)
         self._answered[index] = path
-        self._context.transmit(path, self._jar.seal_response(body))
+        response = self._jar.seal_response(body)
+        self._may_reach(
+            path, len(response)
+        )  # it always may, being no longer than what it answers, but it counts
+        self._context.transmit(path, response)
 
     # --- what the data plane saw -------------------------------------------------------------------------
 
@@ -628,13 +632,20 @@ class Peer:
         elif self.quality is None or self.quality.path != active:
             self.quality = PathQuality(active, self._context.config.tun_mtu, self._context.entropy, now.boot)
             self._context.timers.set(self.id, "quality", now.boot)
+            self._offer_ports(active, now)
         use = UsePath(self.id, None) if self.quality is None else self._use(self.quality)
         if use != self._told and (self._told is not None or active is not None):
             self._told = use
             self._context.tell(use)
 
     def _use(self, quality: PathQuality) -> UsePath:
-        return UsePath(self.id, quality.path, quality.mtu, quality.ecn)
+        return UsePath(self.id, quality.path, quality.mtu, quality.ecn, codel_interval(self.rtt))
+
+    def _offer_ports(self, active: Path, now: Now) -> None:
+        """The same address from our other ports, where the operator says that no NAT is in between."""
+        if active.kind is PathKind.UDP and active.local == 0 and ":" not in active.remote.host:
+            for local in range(1, self._context.config.ports):
+                self.paths.offer(active._replace(local=local), Origin.CONFIGURED, now.boot)
 
     def _probe_quality(self, now: Now) -> None:
         quality = self.quality
