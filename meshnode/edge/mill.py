@@ -126,6 +126,7 @@ class Mill:
         self._unsent: dict[UdpSocket, deque[tuple[Batch, int]]] = {s: deque() for s in sockets}
         self._watch = clock.ClockWatch(clock.now())
         self._noted: Nanos = 0
+        self._told = 0
         self._sent_bytes = 0
         self._sized_at: Nanos = clock.boot()
         self._send_buffer = LEAST_SEND_BUFFER
@@ -163,9 +164,9 @@ class Mill:
         busy = self._read(now)
         self._serve_core(now)
         busy |= self._plane.work(now, TURN, clock.boot)
-        self._follow_plane(clock.now(), notes=not busy)
+        busy |= self._follow_plane(clock.now(), notes=not busy)
         self._size_send_buffers(now)
-        return busy
+        return busy or bool(self._commands)
 
     def flush(self) -> None:
         """Send what the core has to say now (a goodbye), as far as the sockets take it."""
@@ -181,12 +182,12 @@ class Mill:
     # --- reading --------------------------------------------------------------------------------------------------
 
     def _read(self, now: Now) -> bool:
-        """Drain sockets and TUN into the queues."""
+        """Drain sockets and TUN into the queues. Whether one may have more: a batch that is not full was all."""
         busy = False
         for udp in self._sockets:
             datagrams = udp.receive_batch(READS)
             if datagrams:
-                busy = True
+                busy |= len(datagrams) == READS
                 self._sort(datagrams, now)
         if self._tun is not None:
             try:
@@ -195,7 +196,7 @@ class Mill:
                 self.lost = error
                 return False
             if packets:
-                busy = True
+                busy |= len(packets) == READS
                 self._plane.push_packets(packets, now)
         return busy
 
@@ -226,21 +227,28 @@ class Mill:
             self._core.handle_timeout(now)
         self._drain_core(now)
 
-    def _drain_core(self, now: Now) -> None:
-        """Carry out everything that the core has decided."""
+    def _drain_core(self, now: Now) -> bool:
+        """Carry out everything that the core has decided. Whether that gives the data plane something to do."""
+        before = self._told
         while (transmit := self._core.poll_transmit()) is not None:
             self._send_handshake(transmit)
         while (output := self._core.poll_event()) is not None:
             if isinstance(output, SendFrames):
+                self._told += 1
                 self._plane.send_frames(output, now)
             elif isinstance(output, _COMMANDS):
+                self._told += 1
                 command: DataPlaneCommand = output
                 self._plane.apply(command, now)
             else:
                 self._on_event(output)
+        return self._told != before
 
-    def _follow_plane(self, now: Now, notes: bool) -> None:
-        """Hand on what the plane has made: datagrams, packets, frames for the core; notes now and then."""
+    def _follow_plane(self, now: Now, notes: bool) -> bool:
+        """Hand on what the plane has made: datagrams, packets, frames for the core; notes now and then.
+
+        Whether the core has answered with something for the plane: then the next turn must not wait.
+        """
         self._write(self._plane.take_datagrams(), self._plane.take_packets())
         for opened in self._plane.take_opened():
             self._core.handle_frames(opened, now)
@@ -249,7 +257,7 @@ class Mill:
             taken = self._plane.take_notes()
             if taken:
                 self._core.handle_traffic(taken, now)
-        self._drain_core(now)
+        return self._drain_core(now)
 
     # --- writing --------------------------------------------------------------------------------------------------
 

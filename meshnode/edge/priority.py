@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import pathlib
 import platform
 
 from meshnode.values import MICROSECOND, Nanos
 
 NICENESS = -10
+AUTOGROUP = pathlib.Path("/proc/self/autogroup")
 SLICE: Nanos = 100 * MICROSECOND
 """The shortest that the kernel takes."""
 
@@ -41,6 +43,7 @@ def raise_priority(niceness: int = NICENESS, slice_: Nanos = SLICE) -> str | Non
 
     Call it before other threads are started: they inherit it, and the slow ones can do without.
     """
+    _raise_autogroup(niceness)
     refused = _set_slice(niceness, slice_)
     if refused is None:
         return None
@@ -49,6 +52,20 @@ def raise_priority(niceness: int = NICENESS, slice_: Nanos = SLICE) -> str | Non
     except OSError:
         return "latency under load is higher without CAP_SYS_NICE: add it (docker: --cap-add SYS_NICE)"
     return f"no short scheduler slice here ({refused}): latency under load is a little higher"
+
+
+def _raise_autogroup(niceness: int) -> None:
+    """With sched_autogroup_enabled a session is scheduled as one group, and niceness counts only inside it.
+
+    Where we lead a session (a service, a container) the group is ours alone and may be raised; else it is the
+    user's shell with all that runs in it, and stays as it is. A kernel without autogroups has no such file.
+    """
+    if os.getsid(0) != os.getpid():
+        return
+    try:
+        AUTOGROUP.write_text(str(niceness))
+    except OSError:
+        return  # not allowed, or no autogroups: what follows says whether we may
 
 
 def _set_slice(niceness: int, slice_: Nanos) -> str | None:

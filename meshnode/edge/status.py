@@ -31,7 +31,7 @@ def node_status(
     """Everything; what is not built yet is null."""
     own = node.own
     revoked = [
-        {**_nobody(), "id": peer.hex(), "state": "revoked", "name": reason, "why": reason}
+        {**_nobody(), "id": peer.hex(), "state": "revoked", "name": peer.hex()[:8], "why": reason}
         for peer, reason in node.membership.revoked.items()
         if peer != node.id
     ]
