@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from meshnode.proto.constants import ECN_PROBES, MTU_PROBE_TIMEOUT, RELAY_MTU
-from meshnode.proto.path_quality import PathQuality
-from meshnode.values import SECOND, Ecn, Endpoint, Path, PathKind
+from meshnode.proto.path_quality import PathQuality, codel_interval
+from meshnode.values import MILLISECOND, SECOND, Ecn, Endpoint, Path, PathKind
 from meshnode.wire.frames import FRAME_HEADER, Echo, Probe, ProbeMode, parse_probe_untrusted
 from meshnode.wire.header import MINIMUM_DATA
 from tests.unit.proto.entropy import Dice
@@ -98,6 +98,14 @@ def test_what_the_kernel_and_the_traffic_say_is_passed_on() -> None:
     wakeup = ours.next_wakeup()
     assert wakeup is not None
     assert wakeup <= START + MTU_PROBE_TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("rtt", "interval"), [(0, 100), (20, 100), (83, 100), (84, 150), (125, 150), (126, 200), (1000, 1200)]
+)
+def test_codels_interval_is_above_the_round_trip_in_steps(rtt: int, interval: int) -> None:
+    """RFC 8289, section 4.2: about the worst round trip, and 100 ms where nothing is known."""
+    assert codel_interval(rtt * MILLISECOND) == interval * MILLISECOND
 
 
 def test_an_echo_of_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -785,6 +786,19 @@ def test_quality_is_not_probed_without_keys() -> None:
     peer_of(ann, bob).handle_timer("quality", ann.now)
     ann.settle()
     assert street.parcels == []
+
+
+def test_with_several_sockets_a_path_over_ipv4_is_tried_from_each() -> None:
+    street, ann, bob = pair()
+    ann.crash()
+    ann.config = replace(ann.config, ports=3)
+    ann.start()
+    street.run(5 * SECOND)
+    direct = Path(PathKind.UDP, bob.endpoint)
+    tried = {c.path for c in peer_of(ann, bob).paths.candidates() if c.path.remote == bob.endpoint}
+    assert tried == {direct._replace(local=local) for local in range(3)}
+    assert ann.path_to(bob) == direct
+    assert set(ann.plane.proven[bob.person.id]) == tried
 
 
 # --- pings ------------------------------------------------------------------------------------------------------------
