@@ -607,6 +607,8 @@ class Node:
                 self._save_soon(now)
             else:
                 self._gossip.peer_gone(peer)
+                for other in self.peers.values():
+                    other.lose_relay(peer, now)
         if self._timestamps.must_promise():
             # At once: a node that dies before that, and whose clock is then set back, is refused as a replay.
             self._timestamps.promise()

@@ -21,7 +21,7 @@ from meshnode.proto.constants import (
     PROVEN_PROBE_INTERVAL,
     UNPROVEN_FACTOR,
 )
-from meshnode.values import MILLISECOND, Nanos, Path, PathKind
+from meshnode.values import MILLISECOND, Nanos, Path, PathKind, PeerId
 
 LATE_ECHOES = 8
 """Probes of a path that were given up and whose echo is welcome all the same."""
@@ -157,6 +157,13 @@ class Paths:
     def in_doubt(self) -> bool:
         """Whether no direct path can be trusted now: none is proven without several misses."""
         return not any(c.proven and c.direct and c.misses < SUSPECT_MISSES for c in self._candidates.values())
+
+    def lose_relay(self, relay: PeerId) -> bool:
+        """`relay` is gone, and the paths through it with it. Whether there were any."""
+        lost = [path for path in self._candidates if path.via == relay]
+        for path in lost:
+            del self._candidates[path]
+        return bool(lost)
 
     def provoke(self, now: Nanos) -> None:
         """Both sides probe at this moment: start the schedule of all unproven direct candidates anew."""

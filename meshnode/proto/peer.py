@@ -561,6 +561,11 @@ class Peer:
         for path in paths:
             self.paths.offer(path, Origin.RELAY, now.boot)
 
+    def lose_relay(self, relay: PeerId, now: Now) -> None:
+        """Another peer went down: whatever it relayed between us needs another way at once."""
+        if self.paths.lose_relay(relay):
+            self._probe(now)
+
     def _punch(self, now: Now) -> None:
         """Call the peer to probe all our endpoints while we probe its (RFC 5128 section 3.3), again and again."""
         if not self.up or self.paths.has_direct:

@@ -57,7 +57,6 @@ def test_a_relay_that_goes_is_replaced_within_five_seconds(how: str) -> None:
     assert relay_of(mesh, left, right) not in (gone, None)
 
 
-@pytest.mark.xfail(reason="paths through a peer that went down are not dropped with it")
 def test_a_relay_that_says_goodbye_is_left_at_once_also_when_nobody_talks() -> None:
     mesh, left, right = relayed(3, "alpha", "beta")
     gone = relay_of(mesh, left, right)
