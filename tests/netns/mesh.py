@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from meshnode.edge import control
 from meshnode.edge.errors import EdgeError
-from meshnode.lab import Host, LabError, wait_until
+from meshnode.lab import Host, Lab, LabError, Nat, Sites, sites, wait_until
+from meshnode.lab.ping import wait_until_reachable
 from meshnode.lab.process import Process
 
 NET = "home"
@@ -133,6 +135,30 @@ def wait_for_mesh(nodes: list[MeshNode], timeout: float = 20.0) -> None:
         return all(node.peers_up() >= names - {node.name} for node in nodes)
 
     wait_until(complete, "every pair of nodes to be up", timeout=timeout)
+
+
+def pair(
+    lab: Lab,
+    settings: tuple[str, str] = ("", ""),
+    versions: tuple[int, ...] = (4, 6),
+    prepare: Callable[[Sites], None] = lambda net: None,
+) -> tuple[MeshNode, MeshNode, Sites]:
+    """Two members behind routers that only route; `prepare` changes the network before the nodes start."""
+    net = sites(lab, ("alpha", "beta"), nat=Nat.NONE, versions=versions)
+    prepare(net)
+    alpha, beta = (MeshNode(host, text) for host, text in zip(net.hosts, settings, strict=True))
+    found(alpha)
+    join(alpha, beta)
+    meet(alpha, beta)
+    return alpha, beta, net
+
+
+def meet(alpha: MeshNode, beta: MeshNode) -> None:
+    """Until both are up and packets pass: a peer is up a moment before its routes are there."""
+    wait_for_mesh([alpha, beta])
+    for one, other in ((alpha, beta), (beta, alpha)):
+        for address in other.addresses():
+            wait_until_reachable(one.host, address)
 
 
 def run_python(host: Host, code: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:

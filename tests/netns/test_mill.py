@@ -6,10 +6,20 @@ from collections.abc import Callable
 
 import pytest
 
-from meshnode.lab import Interface, Lab, Nat, Sites, sites
-from meshnode.lab.ping import wait_until_reachable
-from tests.netns.mesh import MeshNode, found, join, wait_for_mesh
-from tests.netns.traffic import checksum_errors, payloads, send_udp, send_udp_train, sink, transfer
+from meshnode.lab import Interface, Lab, Nat, sites, wait_until
+from meshnode.lab.iperf3 import Load, measure
+from tests.netns.mesh import MeshNode, found, join, meet, pair, wait_for_mesh
+from tests.netns.traffic import (
+    Flood,
+    Tally,
+    best_of,
+    checksum_errors,
+    payloads,
+    send_udp,
+    send_udp_train,
+    sink,
+    transfer,
+)
 
 pytestmark = pytest.mark.netns
 
@@ -20,19 +30,9 @@ PAIRINGS = (("", ""), ("", PLAIN_TUN), ("", PLAIN_UDP), (PLAIN, PLAIN_UDP), (PLA
 """Settings of the two ends, in an order in which little has to be started anew."""
 
 TUN_MTU = 1380
+EF = 46 << 2
+"""Expedited forwarding (RFC 3246), as a TOS byte."""
 SOME_MEGABYTES = 3_000_000
-
-
-def pair(
-    lab: Lab, settings: tuple[str, str] = ("", ""), versions: tuple[int, ...] = (4, 6)
-) -> tuple[MeshNode, MeshNode, Sites]:
-    """Two members behind routers, which route and do nothing else."""
-    net = sites(lab, ("alpha", "beta"), nat=Nat.NONE, versions=versions)
-    alpha, beta = (MeshNode(host, text) for host, text in zip(net.hosts, settings, strict=True))
-    found(alpha)
-    join(alpha, beta)
-    wait_for_mesh([alpha, beta])
-    return alpha, beta, net
 
 
 # --- offloads and checksums -----------------------------------------------------------------------------------------
@@ -47,9 +47,7 @@ def test_every_pairing_of_offloads_delivers_the_same_bytes(lab: Lab, version: in
             if now != wanted:
                 node.restart(wanted)
         running = pairing
-        wait_for_mesh([alpha, beta])
-        for address in beta.addresses():
-            wait_until_reachable(alpha.host, address)
+        meet(alpha, beta)
         for node, wanted in zip((alpha, beta), pairing, strict=True):
             check_offloads(node, wanted, version)
         exchange_and_compare(alpha, beta)
@@ -84,3 +82,75 @@ def exchange_and_compare(source: MeshNode, target: MeshNode) -> None:
             send_udp_train(source.host, arrivals.address, train)
             # Two sockets are two flows: each keeps its order, and one may pass the other.
             assert sorted(each.data for each in arrivals.wait(70)) == singles + train
+
+
+# --- company --------------------------------------------------------------------------------------------------------
+
+
+def outer_of(node: MeshNode) -> str:
+    """What a router sees of the datagrams that a node sends."""
+    return f"ip saddr {node.host.address4} udp sport 4655"
+
+
+def test_small_packets_that_wait_share_datagrams(lab: Lab) -> None:
+    alpha, beta, net = pair(lab, ("", f'rate = "300kbit"\n{PLAIN_TUN}'), versions=(4,))
+    beta.host.uplink.near.set_superpackets(False)  # one frame is one datagram
+    address = beta.addresses()[0]
+    tally = Tally(net.routers[1], outer=outer_of(beta))
+    inner = Interface(alpha.host, "mesh-home")
+
+    before = inner.counters().rx_packets
+    assert transfer(alpha.host, beta.host, address, 1_500_000)
+    acknowledgements, datagrams = inner.counters().rx_packets - before, tally.packets()["outer"]
+    print(f"{acknowledgements} acknowledgements in {datagrams} datagrams")
+    assert acknowledgements > 100
+    assert datagrams * 2 < acknowledgements
+
+
+def test_dscp_is_visible_outside_only_where_it_is_copied(lab: Lab) -> None:
+    alpha, beta, net = pair(lab, versions=(4,))
+    tally = Tally(
+        net.routers[0], marked=f"{outer_of(alpha)} ip dscp ef", other=f"{outer_of(alpha)} ip dscp != 0"
+    )
+    for policy in ("zero", "copy"):
+        if policy != "zero":
+            alpha.restart(f'dscp = "{policy}"\n')
+            meet(alpha, beta)
+        with sink(beta.host, beta.addresses()[0]) as arrivals:
+            send_udp(alpha.host, arrivals.address, payloads(50, 800), tos=EF)
+            assert {each.tos for each in arrivals.wait(50)} == {EF}
+        seen = tally.packets()
+        assert seen["other"] == seen["marked"]
+        assert (seen["marked"] > 0) is (policy == "copy")
+
+
+# --- many peers -----------------------------------------------------------------------------------------------------
+
+
+def test_a_flood_to_one_peer_leaves_the_others_their_share(lab: Lab, require: Callable[..., None]) -> None:
+    require("iperf3")
+    net = sites(lab, ("alpha", "beta", "gamma"), nat=Nat.NONE, versions=(4,))
+    alpha, beta, gamma = (MeshNode(host, 'rate = "4mbit"\n') for host in net.hosts)
+    found(alpha)
+    for node in (beta, gamma):
+        join(alpha, node)
+    wait_for_mesh([alpha, beta, gamma])
+    address = beta.addresses()[0]
+    with sink(gamma.host, gamma.addresses()[0]) as arrivals:
+
+        def share() -> float:
+            alone = measure(alpha.host, beta.host, address, Load(seconds=2)).received_mbit
+            flood, before = (
+                Flood(alpha.host, arrivals.address, mbit=40),
+                alpha.peer("gamma")["queue"]["drops"],
+            )
+            wait_until(lambda: alpha.peer("gamma")["queue"]["drops"] > before, "the flood to be too much")
+            beside = measure(alpha.host, beta.host, address, Load(seconds=2)).received_mbit
+            sent, arrived = flood.stop(), arrivals.poll()
+            print(
+                f"{alone:.1f} Mbit/s alone, {beside:.1f} beside a flood of {sent} of which {arrived} arrived"
+            )
+            assert 0 < arrived < sent / 2
+            return beside / alone
+
+        assert best_of(3, share, enough=0.6) > 0.6
