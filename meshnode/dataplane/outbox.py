@@ -41,12 +41,22 @@ class Outbox:
         self._last: _Run | None = None
         self.bytes = self.datagrams = 0
 
-    def add(self, peer: PeerId, path: Path, datagram: bytearray, dscp_ecn: int, label: int) -> None:
-        """One datagram; it joins the one before if one send can carry both."""
+    def add(
+        self, peer: PeerId, path: Path, datagram: bytearray, dscp_ecn: int, label: int, alone: bool = False
+    ) -> None:
+        """One datagram; it joins the one before if one send can carry both.
+
+        `alone`: it stays by itself. A router drops a whole superpacket of the kernel's when one segment is too long for
+        the next link, so a probe of the path MTU must take nothing else with it.
+        """
         size = len(datagram)
         self.bytes += size
         self.datagrams += 1
         run = self._last
+        if alone:
+            self._last = None
+            self._batches.append(_Run(peer, path, datagram, dscp_ecn, label))
+            return
         if (
             run is not None
             and not run.closed

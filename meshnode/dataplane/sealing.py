@@ -309,7 +309,8 @@ class Sealer:
         if path.kind is PathKind.RELAY:
             self._through_relay(peer.id, path, datagram, outer, tag)
         else:
-            self._outbox.add(peer.id, path, datagram, outer, tag if self._labelled else 0)
+            label = tag if self._labelled else 0
+            self._outbox.add(peer.id, path, datagram, outer, label, alone=not with_data)
         return size
 
     # --- relays -----------------------------------------------------------------------------------------------------
