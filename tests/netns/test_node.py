@@ -237,6 +237,62 @@ print(sent, received)
 """
 
 
+def test_recorded_traffic_is_of_no_use_to_a_stranger(lab: Lab) -> None:
+    """Handshakes, control and data as they were on the wire, sent again by a third host: not one byte comes back."""
+    hosts = lan(lab, ("alpha", "beta", "eve"))
+    alpha, beta = MeshNode(hosts[0]), MeshNode(hosts[1])
+    eve = hosts[2]
+    found(alpha)
+    tape = alpha.host.directory / "tape"
+    recorder = alpha.host.popen([sys.executable, "-c", RECORDER, str(tape)])
+    recorder.wait_for_output("recording")
+    join(alpha, beta)
+    wait_for_mesh([alpha, beta])
+    wait_until_reachable(alpha.host, beta.addresses()[0])
+    ping(alpha.host, beta.addresses()[0], count=5, interval=0.05)
+    beta.kill()
+    beta.start("--net", NET)
+    wait_for_mesh([alpha, beta])
+    recorder.stop()
+    assert {line[:2] for line in tape.read_text().split()} >= {"01", "02", "04"}
+
+    done = run_python(
+        eve, REPLAYER.format(tape=tape, targets=[str(h.address4) for h in hosts[:2]]), timeout=60
+    )
+    sent, received = map(int, done.stdout.split())
+    assert sent > 40
+    assert received == 0
+    assert alpha.peers_up() == {"beta"}
+    assert ping(alpha.host, beta.addresses()[0], count=3, interval=0.05).duplicates == 0
+
+
+RECORDER = """
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+print("recording", flush=True)
+with open(sys.argv[1], "w") as tape:
+    while True:
+        packet, (interface, *_) = s.recvfrom(65535)
+        v6 = packet[0] >> 4 == 6
+        at = 40 if v6 else (packet[0] & 15) * 4
+        protocol = packet[6] if v6 else packet[9]
+        if interface != "mesh-home" and protocol == 17 and packet[at:at + 2] == packet[at + 2:at + 4] == b"\\x12\\x2f":
+            print(packet[at + 8:].hex(), file=tape, flush=True)
+"""
+REPLAYER = """
+import select, socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 0))
+sent = received = 0
+for line in open("{tape}").read().split():
+    for target in {targets}:
+        s.sendto(bytes.fromhex(line)[:65000], (target, 4655)); sent += 1
+end = time.monotonic() + 1.5
+while (left := end - time.monotonic()) > 0 and select.select([s], [], [], left)[0]:
+    s.recv(65535); received += 1
+print(sent, received)
+"""
+
+
 def test_sigterm_says_goodbye_and_leaves_nothing_in_the_kernel(lab: Lab) -> None:
     alpha, beta, gamma = mesh(lab)
     assert "mesh-home" in beta.host.run(["ip", "-o", "link"]).stdout
