@@ -88,7 +88,6 @@ class Membership:
         self._records: dict[PeerId, SignedStatement] = {}
         self._hashes: dict[bytes, SignedStatement] = {signed.hash: signed}
         self._known: dict[bytes, int] = {signed.body.root: 0}
-        self._successions: dict[bytes, SignedStatement] = {}
         self._granted: dict[bytes, None] = {}
         self.version = 0
         """Grows with every change of what is kept."""
@@ -174,9 +173,9 @@ class Membership:
     def vouchers(self, signer: bytes) -> tuple[bytes, ...]:
         """The statements that prove a signer; none for the genesis root."""
         chain: list[bytes] = []
-        grants = self._current().grants
+        view = self._current()
         while signer != self.genesis.root:
-            signed = self._successions.get(signer) or grants.get(signer)
+            signed = view.successions.get(signer) or view.grants.get(signer)
             if signed is None:
                 break
             chain.append(signed.raw)
@@ -219,9 +218,11 @@ class Membership:
 
     def _current(self) -> _View:
         if self._view is None:
-            roots = [key for key, depth in self._known.items() if depth == 0]
-            rules = _Rules(list(self._all()), roots, self.genesis.created, self._wall // SECOND)
-            self._view = _View(self.network_id, rules)
+            kept = list(self._all())
+            successions = _successions(kept, self.genesis.root)
+            roots = [self.genesis.root, *successions]
+            rules = _Rules(kept, roots, self.genesis.created, self._wall // SECOND)
+            self._view = _View(self.network_id, rules, successions)
         return self._view
 
     # --- signing -----------------------------------------------------------------------------------------
@@ -273,8 +274,6 @@ class Membership:
             return
         self._known.pop(named, None)
         self._known[named] = depth  # behind its signer, also in the order of the table
-        if depth == 0:
-            self._successions[named] = signed
         for further in self._kept.get(named, {}).values():
             self._follow(further)
 
@@ -378,7 +377,8 @@ class _Rules:
 class _View:
     """What follows from the statements at one time, ready to be asked."""
 
-    def __init__(self, network: bytes, rules: _Rules) -> None:
+    def __init__(self, network: bytes, rules: _Rules, successions: dict[bytes, SignedStatement]) -> None:
+        self.successions = successions
         self.grants = rules.winners
         self.admins = rules.admins
         self.next_change = rules.next_change
@@ -387,6 +387,21 @@ class _View:
         self.by_static: dict[bytes, Member] = {}
         for member in self.members.values():
             self.by_static.setdefault(member.static, member)
+
+
+def _successions(kept: list[SignedStatement], genesis: bytes) -> dict[bytes, SignedStatement]:
+    """Every root but the first, with the statement by which it is one: the shortest line of them counts."""
+    found: dict[bytes, SignedStatement] = {}
+    line = [genesis]
+    while line:
+        heirs = [s for s in kept if isinstance(s.body, Succession) and s.signer in line]
+        line = []
+        for signed in sorted(heirs, key=lambda s: s.hash):
+            assert isinstance(signed.body, Succession)
+            if signed.body.root != genesis and signed.body.root not in found:
+                found[signed.body.root] = signed
+                line.append(signed.body.root)
+    return found
 
 
 def _settle_claims(network: bytes, rules: _Rules) -> dict[PeerId, Member]:

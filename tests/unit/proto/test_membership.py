@@ -380,6 +380,13 @@ def test_a_successor_signs_as_the_root_does() -> None:
     )
 
 
+def test_of_two_lines_to_a_root_everybody_takes_the_shorter() -> None:
+    one, two = Person("one"), Person("two")
+    story = [succession(ROOT, one), succession(one, two), succession(ROOT, two), grant(two, ANN)]
+    for order in itertools.permutations(story):
+        assert settled(order).chain(ANN.identity) == (grant(two, ANN), succession(ROOT, two))
+
+
 def test_an_admin_names_no_successor() -> None:
     members = membership(admin(ROOT, ANN))
     assert refusal(members, succession(ANN, BOB)) == "signer unknown"
