@@ -219,10 +219,9 @@ class Membership:
     def _current(self) -> _View:
         if self._view is None:
             kept = list(self._all())
-            successions = _successions(kept, self.genesis.root)
-            roots = [self.genesis.root, *successions]
+            roots = [key for key, depth in self._known.items() if depth == 0]
             rules = _Rules(kept, roots, self.genesis.created, self._wall // SECOND)
-            self._view = _View(self.network_id, rules, successions)
+            self._view = _View(self.network_id, rules, _successions(kept, self.genesis.root))
         return self._view
 
     # --- signing -----------------------------------------------------------------------------------------
